@@ -1,0 +1,230 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+r"""Scores as functions of :class:`~dacal_med.core.statistics.SegmentationStatistics`.
+
+Expected calibration error is top-label ECE (Guo et al., ICML 2017, arXiv 1706.04599): confidence is the largest
+probability, :math:`\sum_b n_b/N\,|acc_b - conf_b|` over equal-width bins ``(lo, hi]``, pooled over voxels. ECE alone
+rewards guessing the base rate; NLL and Brier are proper scores.
+
+What cannot be measured (a class absent from truth and prediction, a region without voxels) is NaN here and ``None`` in
+summaries, never 0 or 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dacal_med.core.statistics import FINE_BINS, REGIONS, SegmentationStatistics
+
+
+class ReliabilityTable(NamedTuple):
+    """A reliability diagram in numbers; each field ``(bins,)`` float64.
+
+    Attributes:
+        lower: lower edge of each bin, outside it.
+        upper: upper edge, inside it.
+        count: voxels in the bin.
+        accuracy: share that is right; NaN in an empty bin.
+        confidence: mean confidence; NaN in an empty bin.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    count: Tensor  # type: ignore[assignment]  # hides tuple.count
+    accuracy: Tensor
+    confidence: Tensor
+
+    def ece(self) -> float:
+        """Return the expected calibration error of this table, NaN if it is empty."""
+        filled = self.count > 0
+        gaps = (self.accuracy - self.confidence).abs()[filled]
+        return float((self.count[filled] * gaps).sum() / self.count.sum()) if bool(filled.any()) else math.nan
+
+    def mce(self) -> float:
+        """Return the largest gap of a bin, NaN if the table is empty."""
+        filled = self.count > 0
+        return float((self.accuracy - self.confidence).abs()[filled].max()) if bool(filled.any()) else math.nan
+
+
+def dice(statistics: SegmentationStatistics) -> Tensor:
+    """Return the Dice coefficient ``(C,)`` of each class, NaN where truth and prediction lack it."""
+    hit = statistics.confusion.diagonal().double()
+    return 2.0 * hit / (statistics.confusion.sum(0) + statistics.confusion.sum(1)).double()
+
+
+def iou(statistics: SegmentationStatistics) -> Tensor:
+    """Return the intersection over union ``(C,)`` of each class, NaN where truth and prediction lack it."""
+    hit = statistics.confusion.diagonal().double()
+    return hit / ((statistics.confusion.sum(0) + statistics.confusion.sum(1)).double() - hit)
+
+
+def mean_dice(statistics: SegmentationStatistics) -> float:
+    """Return the mean Dice over the classes present, background left out; NaN if none is."""
+    return _mean_present(dice(statistics), statistics.background)
+
+
+def mean_iou(statistics: SegmentationStatistics) -> float:
+    """Return the mean IoU over the classes present, background left out; NaN if none is."""
+    return _mean_present(iou(statistics), statistics.background)
+
+
+def reliability_table(
+    statistics: SegmentationStatistics, bins: int = 15, region: str = "all", class_index: int | None = None
+) -> ReliabilityTable:
+    """Return counts, accuracy and mean confidence by bin of confidence.
+
+    Args:
+        statistics: the sums.
+        bins: a divisor of 30.
+        region: ``"all"``, ``"foreground"`` or ``"boundary"``; for top-label tables.
+        class_index: a class for its one-against-rest table over all voxels, ``None`` for the top label.
+
+    Raises:
+        ValueError: for another number of bins or region, or a region for a one-against-rest table.
+    """
+    if bins < 1 or FINE_BINS % bins:
+        raise ValueError(f"bins: found {bins}, wanted a divisor of {FINE_BINS}")
+    row = _region(region)
+    if class_index is None:
+        count, right, total = (
+            statistics.confidence_count[row],
+            statistics.confidence_correct[row],
+            statistics.confidence_sum[row],
+        )
+    elif region == "all":
+        count, right, total = (
+            statistics.class_count[class_index],
+            statistics.class_positive[class_index],
+            statistics.class_sum[class_index],
+        )
+    else:
+        raise ValueError(f"region: found {region!r}, wanted 'all' for the table of one class")
+    count, right, total = (x.view(bins, -1).sum(1).double().cpu() for x in (count, right, total))
+    edges = torch.arange(bins + 1, dtype=torch.float64) / bins
+    return ReliabilityTable(edges[:-1], edges[1:], count, right / count, total / count)
+
+
+def ece(statistics: SegmentationStatistics, bins: int = 15, region: str = "all") -> float:
+    """Return the top-label expected calibration error; NaN for a region without voxels."""
+    return reliability_table(statistics, bins, region).ece()
+
+
+def mce(statistics: SegmentationStatistics, bins: int = 15, region: str = "all") -> float:
+    """Return the maximum calibration error: the largest gap of a bin that is not empty."""
+    return reliability_table(statistics, bins, region).mce()
+
+
+def classwise_ece(statistics: SegmentationStatistics, bins: int = 15) -> float:
+    """Return the mean over classes of the one-against-rest ECE (Kull et al., NeurIPS 2019, arXiv 1910.12656)."""
+    values = [reliability_table(statistics, bins, class_index=k).ece() for k in range(statistics.num_classes)]
+    return sum(values) / len(values)
+
+
+def nll(statistics: SegmentationStatistics, region: str = "all") -> float:
+    """Return the mean negative log-likelihood of the truth, in nats."""
+    return _mean_over_voxels(statistics.nll_sum, statistics, region)
+
+
+def brier(statistics: SegmentationStatistics, region: str = "all") -> float:
+    """Return the mean squared distance of the probabilities to the one-hot truth, in ``[0, 2]``."""
+    return _mean_over_voxels(statistics.brier_sum, statistics, region)
+
+
+SCORES: dict[str, Callable[[SegmentationStatistics], float]] = {
+    "dice": mean_dice,
+    "miou": mean_iou,
+    "ece": ece,
+    "ece_10": lambda s: ece(s, bins=10),
+    "foreground_ece": lambda s: ece(s, region="foreground"),
+    "boundary_ece": lambda s: ece(s, region="boundary"),
+    "classwise_ece": classwise_ece,
+    "mce": mce,
+    "nll": nll,
+    "foreground_nll": lambda s: nll(s, region="foreground"),
+    "brier": brier,
+    "foreground_brier": lambda s: brier(s, region="foreground"),
+}
+"""The scores of a summary by name."""
+
+
+def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) -> dict[str, Any]:
+    """Return every score, pooled over voxels, ready for JSON.
+
+    Args:
+        statistics: the sums.
+        class_names: names by class.
+
+    Returns:
+        The scores of :data:`SCORES`, ``voxels``, and ``per_class`` with ``dice``, ``iou``, ``ece`` (one against rest),
+        ``nll`` and ``voxels`` by class name; ``None`` where a score does not exist.
+
+    Raises:
+        ValueError: if the number of names is not the number of classes.
+    """
+    if len(class_names) != statistics.num_classes:
+        raise ValueError(f"class_names: found {len(class_names)}, wanted {statistics.num_classes}")
+    summary: dict[str, Any] = {name: _or_none(score(statistics)) for name, score in SCORES.items()}
+    summary["voxels"] = int(statistics.voxel_count[0].sum())
+    class_dice, class_iou = dice(statistics), iou(statistics)
+    class_nll = statistics.nll_sum[0] / statistics.voxel_count[0]
+    summary["per_class"] = {
+        name: {
+            "dice": _or_none(float(class_dice[k])),
+            "iou": _or_none(float(class_iou[k])),
+            "ece": _or_none(reliability_table(statistics, class_index=k).ece()),
+            "nll": _or_none(float(class_nll[k])),
+            "voxels": int(statistics.voxel_count[0, k]),
+        }
+        for k, name in enumerate(class_names)
+    }
+    return summary
+
+
+def summarise_cases(cases: Sequence[SegmentationStatistics]) -> dict[str, Any]:
+    """Return the mean and spread of each score over cases, ready for JSON.
+
+    Args:
+        cases: the sums of each case.
+
+    Returns:
+        ``{"per_case": {score: {"mean", "std", "n"}}}`` over the ``n`` cases in which the score exists; ``std`` is the
+        sample standard deviation, ``None`` for fewer than two.
+    """
+    result = {}
+    for name, score in SCORES.items():
+        values = [value for value in map(score, cases) if not math.isnan(value)]
+        tensor = torch.tensor(values, dtype=torch.float64)
+        result[name] = {
+            "mean": float(tensor.mean()) if values else None,
+            "std": float(tensor.std()) if len(values) > 1 else None,
+            "n": len(values),
+        }
+    return {"per_case": result}
+
+
+def _region(region: str) -> int:
+    if region not in REGIONS:
+        raise ValueError(f"region: found {region!r}, wanted one of {list(REGIONS)}")
+    return REGIONS.index(region)
+
+
+def _mean_over_voxels(sums: Tensor, statistics: SegmentationStatistics, region: str) -> float:
+    row = _region(region)
+    return float(sums[row].sum() / statistics.voxel_count[row].sum())
+
+
+def _mean_present(values: Tensor, left_out: int | None) -> float:
+    kept = torch.ones_like(values, dtype=torch.bool)
+    if left_out is not None:
+        kept[left_out] = False
+    present = values[kept & ~values.isnan()]
+    return float(present.mean()) if present.numel() else math.nan
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

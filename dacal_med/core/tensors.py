@@ -1,0 +1,15 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors without meta data, which would ride through every operation and into gradients and optimizers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def plain(value: Any) -> Tensor:
+    """Return a tensor with meta data (MONAI's ``MetaTensor``, known by ``as_tensor``) or an array as a plain tensor."""
+    return value.as_tensor() if hasattr(value, "as_tensor") else torch.as_tensor(value)

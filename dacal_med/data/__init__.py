@@ -1,0 +1,21 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Datalists, their checking, the phantom and the paired source/target loader."""
+
+from __future__ import annotations
+
+from dacal_med.data.checking import check_data
+from dacal_med.data.datalist import Datalist, load_datalist
+from dacal_med.data.paired import PairedDataset, PairedLoader
+from dacal_med.data.phantom import ensure_phantom
+from dacal_med.data.split import hold_out
+
+__all__ = [
+    "Datalist",
+    "PairedDataset",
+    "PairedLoader",
+    "check_data",
+    "ensure_phantom",
+    "hold_out",
+    "load_datalist",
+]

@@ -1,0 +1,131 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Read a whole data set once before hours of training do, and say what is wrong and where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm import tqdm
+
+from dacal_med.data.datalist import Datalist
+from dacal_med.data.images import ImageHeader, read_header, read_image
+from dacal_med.errors import InputError
+
+_CORNER_TOLERANCE = 0.1  # of a voxel: headers store single precision, rounded differently by every tool
+
+
+@dataclass(frozen=True)
+class CheckSummary:
+    """What :func:`check_data` read.
+
+    Attributes:
+        images: number of images read.
+        labels: number of label files read.
+        label_voxels: voxels per class name, over all label files read; ignored voxels under "ignore".
+    """
+
+    images: int
+    labels: int
+    label_voxels: dict[str, int]
+
+
+def check_data(datalist: Datalist, spatial_dims: int, in_channels: int, *, progress: bool = True) -> CheckSummary:
+    """Read every header, then every voxel, of a data set.
+
+    Headers come first, so that a wrong shape or a missing channel is found in seconds.
+
+    Args:
+        datalist: from :func:`dacal_med.data.datalist.load_datalist`.
+        spatial_dims: number of spatial axes of the network.
+        in_channels: number of image channels of the network.
+        progress: whether to show a progress bar.
+
+    Returns:
+        What was read.
+
+    Raises:
+        InputError: a file is unreadable or truncated, has another number of axes or channels, holds NaN, infinity or a
+            label value that the datalist does not name, or a label does not lie on its image. The message names the
+            file.
+    """
+    pairs = list(_pairs(datalist))
+    for image, label in tqdm(pairs, desc="headers", disable=not progress):
+        header = read_header(image)
+        _check_axes(image, header, spatial_dims)
+        if header.channels != in_channels:
+            raise InputError(f"{image}: found {header.channels} channel(s); wanted {in_channels}.")
+        if label is not None:
+            label_header = read_header(label)
+            if label_header.channels != 1:
+                raise InputError(f"{label}: found {label_header.channels} channels; wanted 1, holding label values.")
+            _check_geometry(image, header, label, label_header)
+    counts = dict.fromkeys((*datalist.class_names, *(("ignore",) if datalist.ignore_values else ())), 0)
+    labels = 0
+    for image, label in tqdm(pairs, desc="voxels", disable=not progress):
+        _check_image(image)
+        if label is not None:
+            labels += 1
+            _count_labels(label, datalist, counts)
+    return CheckSummary(images=len(pairs), labels=labels, label_voxels=counts)
+
+
+def _pairs(datalist: Datalist) -> Iterator[tuple[str, str | None]]:
+    for entry in (*datalist.source, *datalist.target_train, *datalist.target_val):
+        yield entry["image"], entry.get("label")
+
+
+def _check_axes(path: str, header: ImageHeader, spatial_dims: int) -> None:
+    shape = header.spatial_shape
+    if len(shape) != spatial_dims:
+        raise InputError(f"{path}: found {len(shape)} spatial axes, shape {shape}; wanted {spatial_dims}.")
+    if min(shape) < 2:
+        raise InputError(
+            f"{path}: found a single slice, shape {shape}; wanted {spatial_dims} axes of 2 voxels or more."
+        )
+
+
+def _check_geometry(image: str, header: ImageHeader, label: str, label_header: ImageHeader) -> None:
+    """Shapes must be equal and corresponding corners of the grids at the same place."""
+    if label_header.spatial_shape != header.spatial_shape:
+        raise InputError(
+            f"{label}: found shape {label_header.spatial_shape}; wanted {header.spatial_shape}, that of {image}."
+        )
+    if header.affine is None or label_header.affine is None:
+        return
+    shape = header.spatial_shape
+    indices = np.stack(np.meshgrid(*[[0, n - 1] for n in shape], indexing="ij")).reshape(len(shape), -1)
+    corners = np.vstack([indices, np.zeros((3 - len(shape), indices.shape[1])), np.ones((1, indices.shape[1]))])
+    apart = np.linalg.norm(((header.affine - label_header.affine) @ corners)[:3], axis=0).max()
+    voxel = np.linalg.norm(header.affine[:3, :3], axis=0)[: len(shape)].min()
+    if not apart <= _CORNER_TOLERANCE * voxel:
+        raise InputError(
+            f"{label}: lies up to {apart:.3g} mm away from its image {image} (another origin, direction or spacing); "
+            "wanted the same affine."
+        )
+
+
+def _check_image(path: str) -> None:
+    array, _ = read_image(path)
+    if not np.issubdtype(array.dtype, np.floating):
+        return
+    bad = int(array.size - np.isfinite(array).sum())
+    if bad:
+        raise InputError(f"{path}: found {bad} voxel(s) that are NaN or infinite; wanted finite values.")
+
+
+def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None:
+    array, _ = read_image(path)
+    names = dict(zip(datalist.label_values, datalist.class_names, strict=True))
+    names.update(dict.fromkeys(datalist.ignore_values, "ignore"))
+    # Counting a few known values is many times faster than sorting a large volume.
+    found = {value: int(np.count_nonzero(array == value)) for value in names}
+    if sum(found.values()) != array.size:
+        strange = np.unique(array[~np.isin(array, list(names))])
+        raise InputError(
+            f"{path}: found the label value(s) {[float(value) for value in strange[:8]]}; wanted only {sorted(names)}."
+        )
+    for value, number in found.items():
+        counts[names[value]] += number

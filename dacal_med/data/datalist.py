@@ -1,0 +1,274 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``datalist.json``: which images belong to which domain, and what their labels mean.
+
+The layout follows the Medical Segmentation Decathlon's ``dataset.json`` as MONAI reads it, with the single ``training``
+list replaced by ``source`` (labelled), ``target_train`` (images only) and ``target_val`` (labelled, evaluation alone).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from dacal_med.data.images import is_picture, read_header, read_image
+from dacal_med.errors import InputError
+
+FILE_NAME = "datalist.json"
+IGNORE_NAMES = frozenset({"ignore", "void", "unlabeled", "unlabelled"})
+_REQUIRED_KEYS = ("labels", "source", "target_train")
+_KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
+_CT_BELOW = -200.0  # only Hounsfield units reach this far below zero: air and lung
+_SAMPLED_IMAGES = 3
+
+
+@dataclass(frozen=True)
+class Datalist:
+    """A data set of two domains, with every path absolute and checked to exist.
+
+    Attributes:
+        name: title for reports.
+        root: folder of the ``datalist.json``.
+        class_names: one name per network channel.
+        label_values: the value in the label files for each channel.
+        ignore_values: values in the label files that count for nothing.
+        source: labelled entries ``{"image", "label"}``.
+        target_train: entries ``{"image"}``; a label given in the file is dropped, so that nothing can learn from it.
+        target_val: labelled entries for evaluation alone; may be empty.
+        spacing: mm per spatial axis, or one number for all of them, or None where the file gives none.
+        modality: ``{"source": ..., "target": ...}``, each "CT", "MR", "RGB" or any other name.
+    """
+
+    name: str
+    root: Path
+    class_names: tuple[str, ...]
+    label_values: tuple[int, ...]
+    ignore_values: tuple[int, ...]
+    source: tuple[dict[str, str], ...]
+    target_train: tuple[dict[str, str], ...]
+    target_val: tuple[dict[str, str], ...] = ()
+    spacing: tuple[float, ...] | None = None
+    modality: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of network channels, background included."""
+        return len(self.class_names)
+
+    def working_spacing(self, spatial_dims: int) -> tuple[float, ...]:
+        """Voxel size in mm to resample to, along (right, anterior, superior).
+
+        The ``spacing_mm`` of the file where given; ones for pictures, which have no scale; otherwise the median over
+        the headers of the training images (``source`` and ``target_train``, never ``target_val``).
+
+        Args:
+            spatial_dims: number of spatial axes of the network.
+
+        Returns:
+            One number per spatial axis.
+
+        Raises:
+            InputError: the file's ``spacing_mm`` or an image has another number of axes.
+        """
+        if self.spacing is not None:
+            if len(self.spacing) not in (1, spatial_dims):
+                raise InputError(
+                    f"{self.root / FILE_NAME}: 'spacing_mm' has {len(self.spacing)} numbers; "
+                    f"wanted 1 or {spatial_dims}, one per spatial axis."
+                )
+            return self.spacing * spatial_dims if len(self.spacing) == 1 else self.spacing
+        images = [entry["image"] for entry in (*self.source, *self.target_train)]
+        if all(is_picture(image) for image in images):
+            return (1.0,) * spatial_dims
+        sizes = []
+        for image in images:
+            spacing = read_header(image).spacing()
+            if len(spacing) != spatial_dims:
+                raise InputError(f"{image}: found {len(spacing)} spatial axes; wanted {spatial_dims}.")
+            sizes.append(spacing)
+        return tuple(round(median(column), 4) for column in zip(*sizes, strict=True))
+
+
+def load_datalist(dataset_dir: str | Path) -> Datalist:
+    """Read and check a ``datalist.json``.
+
+    Args:
+        dataset_dir: the folder that holds ``datalist.json``, or that file itself.
+
+    Returns:
+        The data set, every path absolute.
+
+    Raises:
+        InputError: the file is missing or malformed, a key is missing or wrong, an image or label file does not exist,
+            or an image used for evaluation is also used for training.
+    """
+    given = Path(dataset_dir).expanduser()
+    path = given if given.suffix == ".json" else given / FILE_NAME
+    content = _read_json(path)
+    root = path.resolve().parent
+    class_names, label_values, ignore_values = _labels(path, content["labels"])
+    source = _entries(path, content, "source", root, labelled=True)
+    target_train = _entries(path, content, "target_train", root, labelled=False)
+    target_val = _entries(path, content, "target_val", root, labelled=True)
+    if not source:
+        raise InputError(f"{path}: 'source' is empty; wanted at least one labelled image.")
+    if not target_train:
+        raise InputError(f"{path}: 'target_train' is empty; wanted at least one unlabelled image of the target domain.")
+    _reject_overlap(path, source, target_train, target_val)
+    return Datalist(
+        name=str(content.get("name", root.name)),
+        root=root,
+        class_names=class_names,
+        label_values=label_values,
+        ignore_values=ignore_values,
+        source=source,
+        target_train=target_train,
+        target_val=target_val,
+        spacing=_spacing(path, content.get("spacing_mm")),
+        modality=_modality(path, content.get("modality"), source, target_train),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise InputError(f"{path}: not found; wanted a '{FILE_NAME}' with the keys {', '.join(_REQUIRED_KEYS)}.")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise InputError(
+            f"{path}: not valid JSON at line {error.lineno}, column {error.colno}: {error.msg}."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: found a JSON {type(content).__name__}; wanted an object with keys.")
+    for key in content:
+        close = difflib.get_close_matches(key, _KNOWN_KEYS, n=1, cutoff=0.8)
+        if key not in _KNOWN_KEYS and close and close[0] not in content:
+            raise InputError(f"{path}: found the key '{key}'; did you mean '{close[0]}'?")
+    missing = [key for key in _REQUIRED_KEYS if key not in content]
+    if missing:
+        raise InputError(f"{path}: missing the key(s) {', '.join(missing)}; found {', '.join(content) or 'none'}.")
+    return content
+
+
+def _labels(path: Path, labels: Any) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
+    if not isinstance(labels, dict) or not labels:
+        raise InputError(f'{path}: \'labels\' is {labels!r}; wanted an object such as {{"0": "background", ...}}.')
+    names: dict[int, str] = {}
+    for key, name in labels.items():
+        try:
+            value = int(key)
+        except ValueError as error:
+            raise InputError(
+                f"{path}: 'labels' has the key {key!r}; wanted integers, the values found in the label files."
+            ) from error
+        if not isinstance(name, str) or not name.strip():
+            raise InputError(f"{path}: label {key} is named {name!r}; wanted a non-empty name.")
+        if value in names:
+            raise InputError(f"{path}: 'labels' gives the value {value} twice.")
+        names[value] = name.strip()
+    ignore = tuple(sorted(value for value, name in names.items() if name.lower() in IGNORE_NAMES))
+    values = tuple(sorted(value for value in names if value not in ignore))
+    classes = tuple(names[value] for value in values)
+    if len(classes) < 2:
+        raise InputError(f"{path}: 'labels' names {len(classes)} class(es); wanted at least 2, background included.")
+    repeated = sorted({name for name in classes if classes.count(name) > 1})
+    if repeated:
+        raise InputError(f"{path}: 'labels' uses the name(s) {', '.join(repeated)} more than once.")
+    return classes, values, ignore
+
+
+def _entries(
+    path: Path, content: dict[str, Any], key: str, root: Path, *, labelled: bool
+) -> tuple[dict[str, str], ...]:
+    items = content.get(key) or []
+    if not isinstance(items, list):
+        raise InputError(f"{path}: '{key}' is a {type(items).__name__}; wanted a list of {{\"image\": path}}.")
+    wanted = ("image", "label") if labelled else ("image",)
+    entries: list[dict[str, str]] = []
+    absent: list[str] = []
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            raise InputError(f"{path}: '{key}'[{number}] is {item!r}; wanted an object with {' and '.join(wanted)}.")
+        entry: dict[str, str] = {}
+        for part in wanted:
+            name = item.get(part)
+            if not isinstance(name, str) or not name:
+                raise InputError(f"{path}: '{key}'[{number}] has no '{part}' (found {item!r}); wanted a path.")
+            entry[part] = str(root / Path(name).expanduser())
+            if not Path(entry[part]).exists():
+                absent.append(f"{entry[part]} ('{key}'[{number}], {part})")
+        entries.append(entry)
+    if absent:
+        more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
+        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
+    return tuple(entries)
+
+
+def _reject_overlap(
+    path: Path,
+    source: Sequence[dict[str, str]],
+    target_train: Sequence[dict[str, str]],
+    target_val: Sequence[dict[str, str]],
+) -> None:
+    """An image may appear once per list, and no image used for evaluation may be trained on."""
+    images = {
+        key: [str(Path(entry["image"]).resolve()) for entry in entries]
+        for key, entries in (("source", source), ("target_train", target_train), ("target_val", target_val))
+    }
+    for key, names in images.items():
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise InputError(f"{path}: '{key}' lists {twice[0]} more than once; wanted every image once.")
+    for key in ("target_train", "source"):
+        shared = sorted(set(images[key]) & set(images["target_val"]))
+        if shared:
+            raise InputError(
+                f"{path}: {shared[0]} is in both '{key}' and 'target_val' ({len(shared)} such image(s)); "
+                "wanted evaluation images that are never trained on."
+            )
+
+
+def _spacing(path: Path, spacing: Any) -> tuple[float, ...] | None:
+    if spacing is None:
+        return None
+    numbers = spacing if isinstance(spacing, list) else [spacing]
+    valid = [isinstance(n, int | float) and not isinstance(n, bool) and np.isfinite(n) and n > 0 for n in numbers]
+    if not numbers or not all(valid):
+        raise InputError(f"{path}: 'spacing_mm' is {spacing!r}; wanted a positive number of mm, or one per axis.")
+    return tuple(float(n) for n in numbers)
+
+
+def _modality(
+    path: Path, given: Any, source: Sequence[dict[str, str]], target_train: Sequence[dict[str, str]]
+) -> dict[str, str]:
+    given = {} if given is None else given
+    if (
+        not isinstance(given, dict)
+        or set(given) - {"source", "target"}
+        or not all(isinstance(name, str) and name for name in given.values())
+    ):
+        raise InputError(f'{path}: \'modality\' is {given!r}; wanted {{"source": "CT", "target": "MR"}}.')
+    return {
+        "source": given.get("source") or _infer_modality(source),
+        "target": given.get("target") or _infer_modality(target_train),
+    }
+
+
+def _infer_modality(entries: Sequence[dict[str, str]]) -> str:
+    """Guess from a few images: "RGB" or "gray" for pictures, "CT" where most go below -200, otherwise "MR"."""
+    step = max(1, len(entries) // _SAMPLED_IMAGES)
+    images = [entry["image"] for entry in entries[::step][:_SAMPLED_IMAGES]]
+    if is_picture(images[0]):
+        return "RGB" if read_header(images[0]).channels == 3 else "gray"
+    below = [float(np.nanmin(read_image(image)[0])) < _CT_BELOW for image in images]
+    return "CT" if sum(below) * 2 > len(below) else "MR"

@@ -1,0 +1,27 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The Ignite engines: adaptation, composed of host, pseudo-labeller and temperature learner, and evaluation."""
+
+from __future__ import annotations
+
+from dacal_med.core.batch import soft_cross_entropy
+from dacal_med.engines.evaluator import CalibrationEvaluator
+from dacal_med.engines.hosts import DACS, SourceOnly, make_host
+from dacal_med.engines.labellers import make_labeller, make_temperature_learner
+from dacal_med.engines.losses import dice_cross_entropy
+from dacal_med.engines.meta import ComplementaryTruth, TemperatureLearner
+from dacal_med.engines.trainer import AdaptationTrainer
+
+__all__ = [
+    "DACS",
+    "AdaptationTrainer",
+    "CalibrationEvaluator",
+    "ComplementaryTruth",
+    "SourceOnly",
+    "TemperatureLearner",
+    "dice_cross_entropy",
+    "make_host",
+    "make_labeller",
+    "make_temperature_learner",
+    "soft_cross_entropy",
+]

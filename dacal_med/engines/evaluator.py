@@ -1,0 +1,163 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation in one pass: sliding windows, averaged probabilities, statistics from which every score derives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from ignite.engine import Events
+from monai.engines.evaluator import Evaluator
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor, nn
+
+from dacal_med.core.scores import summarise, summarise_cases
+from dacal_med.core.statistics import SegmentationStatistics
+from dacal_med.core.tensors import plain
+from dacal_med.engines.parallel import world_size
+
+
+def predict_probabilities(inferer: Inferer, network: nn.Module, image: Tensor) -> Tensor:
+    """Predict class probabilities, averaging probabilities (not logits) where windows overlap.
+
+    The choice changes ECE: averaged logits are more confident. Probabilities are what a mixture of windows means.
+
+    Args:
+        inferer: a MONAI inferer, e.g. a sliding window.
+        network: maps ``(B, channels, *window)`` to logits.
+        image: ``(B, channels, *spatial)``.
+
+    Returns:
+        Probabilities ``(B, C, *spatial)``, float32, summing to 1 over ``C``.
+    """
+
+    def probabilities(window: Tensor) -> Tensor:
+        return network(window).float().softmax(dim=1)
+
+    result = inferer(image, probabilities)
+    assert isinstance(result, Tensor)
+    # Weighted averages of windows sum to 1 up to rounding only.
+    return result / result.sum(dim=1, keepdim=True)
+
+
+class CalibrationEvaluator(Evaluator):
+    """Measures segmentation and calibration of a network on labelled cases.
+
+    After :meth:`run`, :attr:`pooled` holds the sums over all cases, :attr:`cases` the sums of each case in the order of
+    the data, and :attr:`scores` every score. In a distributed run each rank takes every ``world_size``-th case and the
+    integer and float64 sums are gathered, so that the scores are those of a single process.
+
+    ``engine.state.output`` of one case: ``image``, ``label``, ``probabilities`` (each ``(1, ., *spatial)``), ``index``.
+
+    Args:
+        device: where to predict.
+        val_data: cases, each a mapping with ``image`` ``(channels, *spatial)`` and ``label`` ``(1, *spatial)``.
+        network: maps images to logits; replaced freely between runs (e.g. by the current teacher).
+        class_names: names by channel.
+        inferer: how the network sees a whole image.
+        ignore_index: label value that is not evaluated.
+        background: class left out of mean Dice and IoU and of foreground scores; ``None`` where every class counts.
+        boundary_width: half-width in voxels of the band of ``boundary_ece``.
+        val_handlers: Ignite handlers.
+        amp: mixed precision on CUDA.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        val_data: Sequence[Mapping[str, Any]],
+        network: nn.Module,
+        class_names: Sequence[str],
+        inferer: Inferer | None = None,
+        ignore_index: int | None = 255,
+        background: int | None = 0,
+        boundary_width: int = 2,
+        val_handlers: Sequence[Any] | None = None,
+        amp: bool = False,
+    ) -> None:
+        self.val_data = val_data
+        self.network = network
+        self.class_names = tuple(class_names)
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        self.ignore_index = ignore_index
+        self.background = background
+        self.boundary_width = boundary_width
+        self.cases: list[SegmentationStatistics] = []
+        self.pooled = self.new_statistics()
+        self.scores: dict[str, Any] = {}
+        rank = dist.get_rank() if world_size() > 1 else 0
+        indices = list(range(rank, len(val_data), world_size()))
+        super().__init__(
+            device=device,
+            val_data_loader=_Cases(val_data, indices),
+            epoch_length=len(indices),
+            amp=amp and torch.device(device).type == "cuda",
+            decollate=False,
+        )
+        self.add_event_handler(Events.STARTED, self._reset)
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._gather)
+        if val_handlers is not None:
+            self._register_handlers(val_handlers)
+
+    def new_statistics(self) -> SegmentationStatistics:
+        """Return empty statistics with this evaluator's settings."""
+        return SegmentationStatistics(
+            len(self.class_names),
+            ignore_index=self.ignore_index,
+            background=self.background,
+            boundary_width=self.boundary_width,
+        )
+
+    def _reset(self) -> None:
+        self.cases = []
+        self.pooled = self.new_statistics()
+        self.scores = {}
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
+        image = plain(batchdata["image"]).unsqueeze(0).to(self.state.device).float()
+        label = plain(batchdata["label"]).unsqueeze(0).to(self.state.device).long()
+        training = self.network.training
+        self.network.eval()
+        with torch.no_grad(), torch.autocast(self.state.device.type, enabled=self.amp):
+            probabilities = predict_probabilities(self.inferer, self.network, image)
+        self.network.train(training)
+        statistics = self.new_statistics()
+        statistics.update(probabilities, label)
+        self.cases.append(statistics)
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return {"image": image, "label": label, "probabilities": probabilities, "index": batchdata["index"]}
+
+    def _gather(self) -> None:
+        if world_size() > 1:
+            shards: list[list[dict[str, Tensor]]] = [[] for _ in range(world_size())]
+            dist.all_gather_object(shards, [case.to(torch.device("cpu")).state_dict() for case in self.cases])
+            self.cases = []
+            for index in range(len(self.val_data)):
+                case = self.new_statistics()
+                case.load_state_dict(shards[index % world_size()][index // world_size()])
+                self.cases.append(case)
+        self.pooled = self.new_statistics().to(self.cases[0].confusion.device)
+        for case in self.cases:
+            self.pooled += case
+        self.scores = {**summarise(self.pooled, self.class_names), **summarise_cases(self.cases)}
+        self.state.metrics.update({k: v for k, v in self.scores.items() if isinstance(v, float)})
+
+
+class _Cases:
+    """Iterates over some cases of a dataset, adding their index."""
+
+    def __init__(self, data: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> None:
+        self.data = data
+        self.indices = indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index in self.indices:
+            yield {**self.data[index], "index": index}

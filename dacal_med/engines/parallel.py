@@ -1,0 +1,68 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Keeping ranks together: in-place averages and broadcasts over ``torch.distributed``, no-ops in a single process.
+
+Gradients are averaged explicitly instead of by ``DistributedDataParallel``: the bi-level step needs the averages of
+gradients that no backward hook sees, and one way for all of them is easier to trust.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    """Return the number of ranks, 1 where nothing is distributed."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def is_main() -> bool:
+    """Return whether this process is rank 0, the one that writes files."""
+    return world_size() == 1 or dist.get_rank() == 0
+
+
+def barrier() -> None:
+    """Wait until every rank is here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def average(tensors: Sequence[Tensor]) -> None:
+    """Replace each tensor by its mean over ranks, in place, in one communication per dtype."""
+    ranks = world_size()
+    if ranks == 1 or not tensors:
+        return
+    for dtype in {t.dtype for t in tensors}:
+        group = [t for t in tensors if t.dtype == dtype]
+        flat = torch.cat([t.reshape(-1) for t in group])
+        dist.all_reduce(flat)
+        flat /= ranks
+        offset = 0
+        for tensor in group:
+            tensor.copy_(flat[offset : offset + tensor.numel()].view_as(tensor))
+            offset += tensor.numel()
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Replace each gradient by its mean over ranks; a missing gradient counts as zero where any rank could have one."""
+    if world_size() == 1:
+        return
+    gradients = []
+    for parameter in parameters:
+        if parameter.requires_grad:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            gradients.append(parameter.grad)
+    average(gradients)
+
+
+def broadcast_module(module: nn.Module) -> None:
+    """Give every rank the weights and buffers of rank 0."""
+    if world_size() == 1:
+        return
+    for tensor in [*module.parameters(), *module.buffers()]:
+        dist.broadcast(tensor.data, src=0)

@@ -1,0 +1,330 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The adaptation engine: host x pseudo-labeller x bi-level step, an Ignite engine derived from MONAI's ``Trainer``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.engines import Trainer
+from monai.engines.utils import IterationEvents
+from monai.inferers import Inferer, SimpleInferer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from dacal_med.core.batch import soft_cross_entropy
+from dacal_med.core.pseudo_labels import HardLabels, PseudoLabeller, PseudoLabels
+from dacal_med.data.paired import PairedLoader
+from dacal_med.engines.domains import DomainBatch, prepare_domains
+from dacal_med.engines.hosts import Host, LossTerm
+from dacal_med.engines.meta import TemperatureLearner
+from dacal_med.engines.parallel import average_gradients, broadcast_module
+from dacal_med.engines.teacher import Teacher
+from dacal_med.errors import InputError
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class NonFiniteLossError(RuntimeError):
+    """Too many iterations in a row gave a loss that is not a number; the last checkpoint is the last good state."""
+
+
+class AdaptationTrainer(Trainer):
+    """Adapts a segmentation network from labelled source to unlabelled target images by self-training.
+
+    One iteration: the teacher predicts the target, the pseudo-labeller turns its logits into labels, the temperature
+    learner (if any, and if due) improves the labeller, the host builds supervised terms, the student takes one step on
+    the sum of their losses, the teacher follows. Warming up and settling, the student learns from the source alone.
+
+    Everything random inside an iteration is drawn from ``(seed, iteration, rank)``, so that a resumed run continues
+    exactly where the interrupted one would have been.
+
+    What an iteration did is in ``engine.state.output`` (flat, for handlers) and in ``engine.state``: ``losses``,
+    ``temperature`` (mean, min, max, share at the bounds), ``quality`` and ``meta`` (losses and gradient norm).
+
+    Args:
+        device: where to train.
+        max_epochs: number of epochs of ``epoch_length`` iterations.
+        train_data_loader: the endless loader of source, target and held-out batches.
+        network: the student; maps ``(B, channels, *spatial)`` to logits ``(B, num_classes, *spatial)``.
+        optimizer: over the student's parameters.
+        num_classes: number of classes, background included.
+        host: what the student learns from.
+        labeller: how teacher logits become pseudo-labels.
+        meta: the temperature learner, or ``None`` for labellers that learn nothing.
+        loss_function: loss of a term with pseudo-labels, from logits, soft targets and weights; cross-entropy by
+            default.
+        truth_loss_function: loss of a term with true labels only; ``None`` for the same.
+        warmup_epochs: epochs on source alone, before adaptation.
+        settle_epochs: epochs after that, still on source alone, before the first pseudo-labels: the adaptation's random
+            appearance first, then a teacher that has learned from it. Pseudo-labels of a teacher that has only seen the
+            source as it is are wrong in ways that self-training keeps.
+        teacher_decay: decay of the teacher's moving average.
+        ignore_index: label value without supervision.
+        max_gradient_norm: clip the student's gradient to this norm; ``None`` does not clip.
+        seed: base of all draws inside iterations.
+        max_skipped: stop after so many iterations in a row with a non-finite loss; fewer are skipped and counted.
+        inferer: how the student sees a training batch.
+        train_handlers: Ignite handlers.
+        amp: mixed precision; follows CUDA, ignored on CPU.
+        amp_dtype: ``torch.float16`` (with gradient scaling) or ``torch.bfloat16``.
+
+    Raises:
+        InputError: if host, labeller and temperature learner do not fit together.
+    """
+
+    def __init__(
+        self,
+        device: torch.device | str,
+        max_epochs: int,
+        train_data_loader: PairedLoader,
+        network: nn.Module,
+        optimizer: Optimizer,
+        num_classes: int,
+        host: Host,
+        labeller: PseudoLabeller,
+        meta: TemperatureLearner | None = None,
+        loss_function: Loss = soft_cross_entropy,
+        truth_loss_function: Loss | None = None,
+        warmup_epochs: int = 0,
+        settle_epochs: int = 0,
+        teacher_decay: float = 0.99,
+        ignore_index: int | None = 255,
+        max_gradient_norm: float | None = None,
+        seed: int = 0,
+        max_skipped: int = 10,
+        inferer: Inferer | None = None,
+        train_handlers: Sequence[Any] | None = None,
+        amp: bool = False,
+        amp_dtype: torch.dtype = torch.float16,
+    ) -> None:
+        if meta is not None and meta.labeller is not labeller:
+            raise InputError("train#trainer: `meta` trains another labeller than the one given as `labeller`")
+        meta = meta if host.uses_target else None
+        if meta is not None and meta.objective.needs_held_out and "held_out" not in train_data_loader.dataset.datasets:
+            raise InputError(
+                "the meta objective needs held-out source cases, but none were held out: set `held_out_share` above 0"
+            )
+        if not 0 <= warmup_epochs <= max_epochs:
+            raise InputError(f"warmup_epochs: found {warmup_epochs}, wanted 0 to max_epochs={max_epochs}")
+        if not 0 <= settle_epochs <= max_epochs - warmup_epochs:
+            raise InputError(
+                f"settle_epochs: found {settle_epochs}, wanted 0 to {max_epochs - warmup_epochs}, "
+                f"the epochs from the end of the warm-up to max_epochs"
+            )
+        self.network = network
+        self.optimizer = optimizer
+        self.num_classes = num_classes
+        self.host = host
+        self.labeller = labeller
+        self.hard_labeller = HardLabels(threshold=labeller.threshold, weighting=labeller.weighting)
+        self.meta = meta
+        self.loss_function = loss_function
+        self.truth_loss_function = loss_function if truth_loss_function is None else truth_loss_function
+        self.warmup_epochs = warmup_epochs
+        self.settle_epochs = settle_epochs
+        self.ignore_index = ignore_index
+        self.max_gradient_norm = max_gradient_norm
+        self.seed = seed
+        self.max_skipped = max_skipped
+        self.inferer = SimpleInferer() if inferer is None else inferer
+        broadcast_module(network)
+        broadcast_module(labeller)
+        self.teacher = Teacher(network, teacher_decay)
+        on_cuda = torch.device(device).type == "cuda"
+        self.amp_dtype = amp_dtype
+        super().__init__(
+            device=device,
+            max_epochs=max_epochs,
+            data_loader=train_data_loader,
+            epoch_length=len(train_data_loader),
+            amp=amp and on_cuda,
+            decollate=False,
+        )
+        if self.amp and amp_dtype == torch.float16:
+            self.scaler = torch.amp.GradScaler("cuda")  # type: ignore[assignment]
+        self.skipped = 0
+        self._skipped_in_a_row = 0
+        self.state.losses = {}
+        self.state.temperature = {}
+        self.state.quality = math.nan
+        self.state.meta = {}
+        # Not at the start: what resumes a run sets the iteration there.
+        self.add_event_handler(Events.EPOCH_STARTED, self._continue_data)
+        if train_handlers is not None:
+            self._register_handlers(train_handlers)
+
+    @property
+    def source_iterations(self) -> int:
+        """Iterations on source alone: those of warm-up and settling."""
+        return (self.warmup_epochs + self.settle_epochs) * int(self.state.epoch_length)
+
+    @property
+    def self_training(self) -> bool:
+        """Whether this iteration learns from pseudo-labels."""
+        return self.host.uses_target and self.state.iteration > self.source_iterations
+
+    def checkpoint_objects(self) -> dict[str, Any]:
+        """Return everything a resumed run needs, by name; each has ``state_dict`` and ``load_state_dict``."""
+        objects: dict[str, Any] = {
+            "trainer": self,
+            "network": self.network,
+            "optimizer": self.optimizer,
+            "teacher": self.teacher,
+            "labeller": self.labeller,
+        }
+        if self.meta is not None:
+            objects["meta_optimizer"] = self.meta.optimizer
+        if self.scaler is not None:
+            objects["scaler"] = self.scaler
+        return objects
+
+    def describe(self) -> dict[str, str]:
+        """Return what makes two runs the same experiment, as readable strings; checkpoints of others are refused."""
+        shapes = [(name, tuple(p.shape)) for name, p in self.network.named_parameters()]
+        first, last = shapes[0], shapes[-1]
+        return {
+            "network": f"{type(self.network).__name__}, {len(shapes)} tensors, "
+            f"{sum(math.prod(shape) for _, shape in shapes)} parameters, {first[0]} {first[1]} … {last[0]} {last[1]}",
+            "num_classes": str(self.num_classes),
+            "host": repr(self.host),
+            "labeller": f"{type(self.labeller).__name__}({self.labeller.extra_repr()})",
+            "meta": "none" if self.meta is None else type(self.meta.objective).__name__ + repr(self.meta.objective),
+            "optimizer": type(self.optimizer).__name__,
+            "epoch_length": str(self.state.epoch_length),
+            # The schedule of the learning rate ends with the run: a longer run is another one from its start.
+            "max_epochs": str(self.state.max_epochs),
+            "warmup_epochs": str(self.warmup_epochs),
+            "settle_epochs": str(self.settle_epochs),
+            "seed": str(self.seed),
+        }
+
+    def _handle_exception(self, e: BaseException) -> None:
+        # Ignite takes an error for handled as soon as anyone listens for it, and would go on with the next epoch.
+        super()._handle_exception(e)
+        raise e
+
+    def _continue_data(self) -> None:
+        self.data_loader.start_at(self.state.iteration)  # type: ignore[union-attr]
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.state.device.type, dtype=self.amp_dtype) if self.amp else nullcontext()
+
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, float]:
+        torch.manual_seed(hash((self.seed, self.state.iteration, self.state.rank)) % 2**63)
+        batch = prepare_domains(batchdata, self.state.device, self.num_classes, self.ignore_index, self.non_blocking)
+        self.network.train()
+        mask, pseudo, hard = None, None, None
+        if self.self_training:
+            mask, pseudo, hard = self._pseudo_labels(batch)
+        self.fire_event(IterationEvents.FORWARD_COMPLETED)
+        self._student_step(self.host.terms(batch, mask, pseudo, hard))
+        self.fire_event(IterationEvents.MODEL_COMPLETED)
+        return self._output()
+
+    def _pseudo_labels(self, batch: DomainBatch) -> tuple[Tensor, PseudoLabels, PseudoLabels]:
+        """Predict the target with the teacher, improve the labeller where that is due, and label."""
+        mask = self.host.mask_generator(batch.source_labels)
+        with torch.no_grad(), self._autocast():
+            logits = self.inferer(batch.target_image, self.teacher.network).float()
+        with torch.no_grad():
+            hard = self.hard_labeller(logits, batch.target_image)
+        self.state.meta = {}
+        if self.meta is not None and self.meta.due(self.state.iteration - self.source_iterations - 1):
+            report = self.meta.update(batch, mask, logits, hard)
+            self.state.meta = {
+                "inner_loss": report.inner_loss,
+                "outer_loss": report.outer_loss,
+                "gradient_norm": report.gradient_norm,
+            }
+        with torch.no_grad():
+            pseudo = self.labeller(logits, batch.target_image)
+        self.state.quality = float(pseudo.quality.mean())
+        self.state.temperature = temperature_statistics(pseudo.temperature, self.labeller)
+        return mask, pseudo, hard
+
+    def _student_step(self, terms: Sequence[LossTerm]) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        losses: dict[str, float] = {}
+        finite = True
+        for term in terms:
+            with self._autocast():
+                logits = self.inferer(term.batch.image, self.network)
+                loss = term.weight * self._term_loss(logits.float(), term)
+            # One backward per term: the graphs of two terms never exist together.
+            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            losses[term.name] = float(loss.detach())
+            finite = finite and math.isfinite(losses[term.name])
+        self.fire_event(IterationEvents.LOSS_COMPLETED)
+        self.state.losses = losses
+        average_gradients(self.network.parameters())
+        self.fire_event(IterationEvents.BACKWARD_COMPLETED)
+        if not finite:
+            self._skip()
+            return
+        self._skipped_in_a_row = 0
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        if self.max_gradient_norm is not None:
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
+        if self.scaler is not None:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        else:
+            self.optimizer.step()
+        self.teacher.update(self.network)
+
+    def _term_loss(self, logits: Tensor, term: LossTerm) -> Tensor:
+        loss = self.truth_loss_function if term.truth else self.loss_function
+        return loss(logits, term.batch.targets, term.batch.weights)
+
+    def _skip(self) -> None:
+        self.skipped += 1
+        self._skipped_in_a_row += 1
+        self.logger.warning(f"iteration {self.state.iteration}: non-finite loss {self.state.losses}, step skipped")
+        if self._skipped_in_a_row >= self.max_skipped:
+            raise NonFiniteLossError(
+                f"{self._skipped_in_a_row} iterations in a row gave a non-finite loss (last: {self.state.losses}, "
+                f"iteration {self.state.iteration}); lower the learning rate or set max_gradient_norm, then resume "
+                f"from the last checkpoint"
+            )
+
+    def _output(self) -> dict[str, float]:
+        output = {"loss": sum(self.state.losses.values())}
+        output.update({f"loss_{name}": value for name, value in self.state.losses.items()})
+        if self.state.temperature:
+            output.update({f"temperature_{name}": value for name, value in self.state.temperature.items()})
+        if self.self_training:
+            output["quality"] = self.state.quality
+        output.update({f"meta_{name}": value for name, value in self.state.meta.items()})
+        return output
+
+
+def temperature_statistics(temperature: Tensor | None, labeller: PseudoLabeller) -> dict[str, float]:
+    """Summarise a temperature map ``(B, 1, *spatial)``.
+
+    Args:
+        temperature: the map, or ``None`` for labellers without one.
+        labeller: its network's bounds, if it has any, decide ``at_bounds``.
+
+    Returns:
+        ``mean``, ``min``, ``max`` and ``at_bounds`` (share of voxels within 1 % of a bound); empty without a map.
+    """
+    if temperature is None:
+        return {}
+    statistics = {
+        "mean": float(temperature.mean()),
+        "min": float(temperature.min()),
+        "max": float(temperature.max()),
+    }
+    network = getattr(labeller, "network", None)
+    low, high = getattr(network, "min_temperature", None), getattr(network, "max_temperature", None)
+    if low is not None and high is not None:
+        at_bounds = (temperature <= low * 1.01) | (temperature >= high * 0.99)
+        statistics["at_bounds"] = float(at_bounds.float().mean())
+    return statistics

@@ -1,0 +1,221 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Checkpoints that a run continues from exactly: saved by epoch and on Ctrl-C, refused if they are another run's."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from ignite.engine import Engine, Events
+from ignite.handlers import Checkpoint, DiskSaver
+
+from dacal_med.engines.parallel import barrier, is_main
+from dacal_med.errors import InputError
+from dacal_med.handlers.weights import load_safely
+
+if TYPE_CHECKING:
+    from dacal_med.engines.trainer import AdaptationTrainer
+
+logger = logging.getLogger(__name__)
+
+PATTERN = "checkpoint_iteration=*.pt"
+
+
+class _Description:
+    """Makes the run's description part of a checkpoint."""
+
+    def __init__(self, description: Mapping[str, str]) -> None:
+        self.description = dict(description)
+
+    def state_dict(self) -> dict[str, str]:
+        return dict(self.description)
+
+    def load_state_dict(self, state: Mapping[str, str]) -> None:
+        """Refuse the checkpoint of another configuration."""
+        differences = [
+            f"{key}: the checkpoint has {state.get(key, 'nothing')!r}, this run has {value!r}"
+            for key, value in self.description.items()
+            if state.get(key) != value
+        ]
+        if differences:
+            raise InputError("the checkpoint belongs to another configuration. " + "; ".join(differences))
+
+
+class ResumableCheckpoint:
+    """Saves everything a run needs to continue, every few epochs and when it is interrupted.
+
+    Files are written to a temporary name and renamed (Ignite's ``DiskSaver``); the newest ``n_saved`` are kept. Loading
+    uses ``weights_only=True``. The first Ctrl-C (or SIGTERM) lets the running iteration finish, saves and stops; a
+    second one stops at once.
+
+    Args:
+        folder: where checkpoints go.
+        extra: further objects with ``state_dict``/``load_state_dict``, e.g. a learning-rate scheduler.
+        description: further facts (task, data) that must be equal for a checkpoint to be continued.
+        interval: epochs between checkpoints.
+        n_saved: how many to keep.
+        resume: ``False`` starts anew (checkpoints of an earlier run move to ``<folder>/previous``), ``True`` continues
+            from the newest readable checkpoint in ``folder``, a path continues from that file.
+
+    Raises:
+        InputError: if ``interval`` or ``n_saved`` is below 1.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        extra: Mapping[str, Any] | None = None,
+        description: Mapping[str, str] | None = None,
+        interval: int = 1,
+        n_saved: int = 2,
+        resume: bool | str = False,
+    ) -> None:
+        if interval < 1 or n_saved < 1:
+            raise InputError(f"checkpoint: found interval={interval}, n_saved={n_saved}, wanted both at least 1")
+        self.folder = Path(folder)
+        self.extra = dict(extra or {})
+        self.description = dict(description or {})
+        self.interval = interval
+        self.n_saved = n_saved
+        self.resume = resume
+        self.interrupted_by: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
+        self._checkpoint: Checkpoint | None = None
+
+    def attach(self, trainer: AdaptationTrainer) -> None:
+        """Register on ``trainer``: resume at the start, save by epoch and on interruption."""
+        trainer.add_event_handler(Events.STARTED, self._start)
+        trainer.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_interrupted)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
+        for event in (Events.COMPLETED, Events.TERMINATE, Events.EXCEPTION_RAISED):
+            trainer.add_event_handler(event, self._release_signals)
+
+    def objects(self, trainer: AdaptationTrainer) -> dict[str, Any]:
+        """Return what is saved, by name."""
+        description = _Description({**trainer.describe(), **self.description})
+        # The description comes first, so that a foreign checkpoint is refused before anything is overwritten.
+        return {"description": description, **trainer.checkpoint_objects(), **self.extra}
+
+    def _start(self, trainer: AdaptationTrainer) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            saver = DiskSaver(str(self.folder), atomic=True, create_dir=True, require_empty=False)
+        except OSError as error:
+            raise InputError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
+        self._checkpoint = Checkpoint(
+            self.objects(trainer),
+            saver,
+            n_saved=self.n_saved,
+            global_step_transform=lambda engine, _: engine.state.iteration,
+            filename_pattern="{filename_prefix}_iteration={global_step}.{ext}",
+            filename_prefix="checkpoint",
+        )
+        if self.resume:
+            self._load(trainer)
+        barrier()  # no rank moves a file that another is about to read
+        if is_main():
+            # What lies ahead belongs to another run, or is damaged; what lies behind is pruned as usual.
+            self._set_aside(after=trainer.state.iteration if self.resume else -1)
+        kept = sorted(self.folder.glob(PATTERN), key=_iteration)
+        self._checkpoint.load_state_dict({"_saved": [(_iteration(p), p.name) for p in kept]})
+        self._take_signals(trainer)
+
+    def _load(self, trainer: AdaptationTrainer) -> None:
+        path, state = self._read()
+        objects = self.objects(trainer)
+        missing = sorted(set(objects) - set(state))
+        if missing:
+            raise InputError(
+                f"{path} belongs to another configuration: found parts {sorted(state)}, "
+                f"but this run needs {missing} too"
+            )
+        try:
+            for name, thing in objects.items():
+                thing.load_state_dict(state[name])
+        except (InputError, RuntimeError, KeyError, ValueError) as error:
+            raise InputError(f"cannot resume from {path}: {error}") from error
+        logger.info(f"resumed from {path} at iteration {trainer.state.iteration}")
+
+    def _read(self) -> tuple[Path, dict[str, Any]]:
+        """Return the newest checkpoint that can be read, or the one asked for."""
+        if isinstance(self.resume, str) and self.resume.lower() not in ("true", "1", "yes"):
+            path = Path(self.resume)
+            if not path.is_file():
+                raise InputError(f"resume: no checkpoint at {path}")
+            return path, _load_file(path)
+        paths = sorted(self.folder.glob(PATTERN), key=_iteration, reverse=True)
+        if not paths:
+            raise InputError(f"resume: found no {PATTERN} in {self.folder}; run without --resume to start anew")
+        for path in paths:
+            try:
+                return path, _load_file(path)
+            except InputError as error:
+                logger.warning(f"{error}; trying the one before")
+        raise InputError(f"resume: none of the {len(paths)} checkpoints in {self.folder} can be read")
+
+    def _set_aside(self, after: int) -> None:
+        """Move the checkpoints after an iteration to ``previous``, where they stay until the next time."""
+        paths = [path for path in self.folder.glob(PATTERN) if _iteration(path) > after]
+        if not paths:
+            return
+        previous = self.folder / "previous"
+        shutil.rmtree(previous, ignore_errors=True)
+        previous.mkdir()
+        for path in paths:
+            path.rename(previous / path.name)
+        logger.info(f"{len(paths)} checkpoint(s) of an earlier run moved to {previous}")
+
+    def save(self, trainer: Engine) -> None:
+        """Write a checkpoint of the current state."""
+        assert self._checkpoint is not None
+        try:
+            self._checkpoint(trainer)
+        except OSError as error:
+            raise InputError(
+                f"cannot write a checkpoint to {self.folder}: {error.strerror or error}; earlier checkpoints are intact"
+            ) from error
+
+    def _take_signals(self, trainer: Engine) -> None:
+        def request_stop(number: int, frame: FrameType | None) -> None:
+            if self.interrupted_by is not None:
+                self._release_signals()
+                raise KeyboardInterrupt
+            self.interrupted_by = number
+            logger.warning("stopping after this iteration; press Ctrl-C again to stop at once")
+
+        self.interrupted_by = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous_handlers[number] = signal.signal(number, request_stop)
+            except ValueError:  # only the main thread may set handlers; elsewhere the caller owns the signals
+                logger.debug("not in the main thread: signals are left to the caller")
+                return
+
+    def _release_signals(self, *_: Any) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
+
+    def _stop_if_interrupted(self, trainer: Engine) -> None:
+        if self.interrupted_by is None:
+            return
+        self.save(trainer)
+        logger.warning(f"interrupted at iteration {trainer.state.iteration}: continue with --resume true")
+        trainer.terminate()
+
+
+def _iteration(path: Path) -> int:
+    return int(path.stem.split("=")[1])
+
+
+def _load_file(path: Path) -> dict[str, Any]:
+    state = load_safely(path, "checkpoint")
+    if not isinstance(state, dict):
+        raise InputError(f"{path} is not a checkpoint of dacal_med: found {type(state).__name__}, wanted a dictionary")
+    return state

@@ -1,0 +1,120 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Measuring a network on labelled target cases, and showing the result in TensorBoard, tables and pictures."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from dacal_med.core.scores import SCORES, ReliabilityTable, reliability_table
+from dacal_med.engines.evaluator import CalibrationEvaluator
+from dacal_med.engines.parallel import is_main
+from dacal_med.handlers.cases import CasePanels
+from dacal_med.handlers.tensorboard import TensorBoardCalibration
+from dacal_med.reporting.files import write_bytes, write_json
+from dacal_med.reporting.reliability import reliability_overlay
+from dacal_med.reporting.tables import score_table
+
+Temperature = Callable[[Tensor, Tensor], Tensor]
+
+
+class EvaluationReport:
+    """Evaluates a network and writes what users read.
+
+    Args:
+        evaluator: measures on labelled cases.
+        output_dir: where TensorBoard events, tables and pictures go.
+        panels: how many cases get an image panel.
+        tag: prefix in TensorBoard.
+    """
+
+    def __init__(
+        self, evaluator: CalibrationEvaluator, output_dir: str | Path, panels: int = 3, tag: str = "target_val"
+    ) -> None:
+        self.evaluator = evaluator
+        self.output_dir = Path(output_dir)
+        self.tag = tag
+        self.panels = CasePanels(evaluator, panels)
+        self.board = TensorBoardCalibration(str(self.output_dir))
+
+    def measure(self, network: nn.Module, step: int, temperature: Temperature | None = None) -> dict[str, Any]:
+        """Evaluate ``network`` and show it in TensorBoard at ``step``.
+
+        Args:
+            network: maps images to logits.
+            step: iteration for TensorBoard.
+            temperature: maps logits and image to a temperature map for the image panels.
+
+        Returns:
+            The scores.
+        """
+        self.evaluator.network = network
+        self.panels.temperature = temperature
+        self.evaluator.run()
+        if is_main():
+            self.board.calibration(
+                step, self.tag, self.evaluator.pooled, self.evaluator.cases, self.evaluator.class_names
+            )
+            for index, figure in self.panels.take():
+                self.board.panel(step, f"{self.tag}/case_{index}", figure)
+        return self.evaluator.scores
+
+    def run(self) -> dict[str, Any]:
+        """Evaluate the evaluator's own network; write ``evaluation.json``, ``cases.csv`` and ``reliability.png``.
+
+        Returns:
+            The scores.
+        """
+        scores = self.measure(self.evaluator.network, step=0)
+        if is_main():
+            write_json(self.output_dir / "evaluation.json", scores)
+            self.write_cases(self.output_dir / "cases.csv")
+            save_figure(
+                reliability_overlay(
+                    {
+                        region: reliability_table(self.evaluator.pooled, region=region)
+                        for region in ("all", "foreground")
+                    },
+                    f"Reliability on {self.tag}",
+                ),
+                self.output_dir / "reliability.png",
+            )
+            print(score_table({"score": scores}, self.evaluator.class_names), flush=True)
+            print(f"scores: {self.output_dir / 'evaluation.json'}", flush=True)
+        self.board.close()
+        return scores
+
+    def write_cases(self, path: Path) -> None:
+        """Write the scores of each case as CSV, one row a case, in the order of the data; empty where none exists."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["case", *SCORES])
+        for index, case in enumerate(self.evaluator.cases):
+            values = [score(case) for score in SCORES.values()]
+            writer.writerow([index, *("" if v != v else f"{v:.6g}" for v in values)])
+        write_bytes(path, text.getvalue().encode())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, whole or not at all."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    write_bytes(path, buffer.getvalue())
+
+
+def table_as_lists(table: ReliabilityTable) -> dict[str, list[float]]:
+    """Return a reliability table as plain lists, for a checkpoint."""
+    return {name: [float(x) for x in values] for name, values in table._asdict().items()}
+
+
+def table_from_lists(lists: Mapping[str, list[float]]) -> ReliabilityTable:
+    """Return the table that :func:`table_as_lists` was given."""
+    return ReliabilityTable(**{name: torch.tensor(values, dtype=torch.float64) for name, values in lists.items()})

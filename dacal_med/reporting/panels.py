@@ -1,0 +1,128 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""One case at a glance: slice, truth, prediction, confidence, error and temperature side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+
+def class_colours(count: int) -> list[tuple[float, float, float]]:
+    """Return one colour per class, class 0 black; the first seven are told apart by colour-blind readers too."""
+    okabe = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]
+    colours = [matplotlib.colors.to_rgb(c) for c in okabe]
+    if count - 1 > len(colours):
+        wheel = matplotlib.colormaps["gist_rainbow"](np.linspace(0, 1, count - 1 - len(colours)))
+        colours += [tuple(map(float, c[:3])) for c in wheel]  # type: ignore[misc]
+    return [(0.0, 0.0, 0.0), *colours[: count - 1]]
+
+
+def central_slice(volumes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cut the slice with the most foreground (of truth or prediction) along the last axis of each volume.
+
+    Args:
+        volumes: equally shaped ``(H, W, D)`` or ``(H, W)`` tensors, with ``prediction`` and perhaps ``label`` among
+            them.
+
+    Returns:
+        2D tensors by name; a 2D image is its own slice.
+    """
+    if volumes["prediction"].dim() == 2:
+        return dict(volumes)
+    foreground = volumes["prediction"] > 0
+    if "label" in volumes:
+        foreground = foreground | ((volumes["label"] > 0) & (volumes["label"] != 255))
+    position = int(foreground.flatten(0, -2).sum(dim=0).argmax())
+    return {name: volume[..., position] for name, volume in volumes.items()}
+
+
+def image_panel(
+    image: Tensor,
+    prediction: Tensor,
+    confidence: Tensor,
+    class_names: Sequence[str],
+    label: Tensor | None = None,
+    error: Tensor | None = None,
+    temperature: Tensor | None = None,
+    title: str = "",
+) -> Figure:
+    """Draw one 2D slice of a case.
+
+    Args:
+        image: ``(H, W)`` intensities.
+        prediction: ``(H, W)`` classes.
+        confidence: ``(H, W)`` largest probability.
+        class_names: names by class.
+        label: ``(H, W)`` true classes, if known.
+        error: ``(H, W)`` where the prediction is wrong.
+        temperature: ``(H, W)``, drawn on a log scale around 1.
+        title: above the panel.
+
+    Returns:
+        A figure.
+    """
+    colours = class_colours(len(class_names))
+    parts = ["image", *(["truth"] if label is not None else []), "prediction", "confidence"]
+    parts += [name for name, value in (("error", error), ("temperature", temperature)) if value is not None]
+    height, width = image.shape
+    # First axis to the right, second upwards: in RAS the patient's right is on the right, the front on top.
+    columns = min(len(parts), 3)
+    rows = math.ceil(len(parts) / columns)
+    aspect = min(2.0, width / max(height, 1))
+    figure = Figure(figsize=(2.9 * columns, rows * (2.9 * aspect + 0.3) + 0.4), layout="constrained")
+    grid = np.ravel(figure.subplots(rows, columns))
+    for unused in grid[len(parts) :]:
+        unused.set_axis_off()
+    axes = dict(zip(parts, grid, strict=False))
+    for name, axis in axes.items():
+        axis.set_title(name, fontsize=10)
+        axis.set_axis_off()
+        _show(axis, image, cmap="gray")
+    if label is not None:
+        _overlay(axes["truth"], label, colours)
+    _overlay(axes["prediction"], prediction, colours)
+    shown = _show(axes["confidence"], confidence, cmap="viridis", vmin=1.0 / len(class_names), vmax=1.0)
+    figure.colorbar(shown, ax=axes["confidence"], fraction=0.046, pad=0.02)
+    if error is not None:
+        _show(axes["error"], torch.where(error.bool(), 1.0, math.nan), cmap=ListedColormap(["#D55E00"]), alpha=0.8)
+    if temperature is not None:
+        # Symmetric around 1 in the log domain, and never so narrow that rounding fills the scale.
+        reach = max(float(temperature.log().abs().max()), math.log(1.1))
+        shown = _show(axes["temperature"], temperature, cmap="RdBu_r", norm=LogNorm(math.exp(-reach), math.exp(reach)))
+        bar = figure.colorbar(shown, ax=axes["temperature"], fraction=0.046, pad=0.02)
+        ticks = [math.exp(-reach), 1.0, math.exp(reach)]
+        bar.set_ticks(ticks, labels=[f"{t:.2f}" for t in ticks])
+        bar.ax.minorticks_off()
+    present = set(prediction.unique().long().tolist()) | (
+        set() if label is None else set(label.unique().long().tolist())
+    )
+    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in present and k > 0]
+    if handles:
+        figure.legend(
+            handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False, fontsize=9
+        )
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def _show(axis: Axes, values: Tensor, **options: object) -> matplotlib.image.AxesImage:
+    return axis.imshow(values.float().cpu().numpy().T, origin="lower", interpolation="nearest", **options)  # type: ignore[arg-type]
+
+
+def _overlay(axis: Axes, classes: Tensor, colours: Sequence[tuple[float, float, float]]) -> None:
+    known = classes.long().cpu()
+    rgba = np.zeros((*known.T.shape, 4))
+    for k in range(1, len(colours)):
+        rgba[known.T.numpy() == k] = (*colours[k], 0.55)
+    axis.imshow(rgba, origin="lower", interpolation="nearest")

@@ -1,0 +1,51 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What every test shares: threads, seeds, the optional public data, an environment for child processes."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads is not None:
+        torch.set_num_threads(int(threads))
+
+
+@pytest.fixture(autouse=True)
+def seed() -> int:
+    """Start each test from the same random state, whatever ran before it."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of small public datasets beside the repository."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the sample datasets, expected in ../shared/data beside the repository")
+    return folder
+
+
+@pytest.fixture
+def subprocess_environment() -> dict[str, str]:
+    """Environment in which a child process finds this checkout of dacal_med from any working directory."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        "MPLBACKEND": "Agg",
+    }

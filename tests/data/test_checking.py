@@ -1,0 +1,294 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Checking a data set finds every kind of damage and names the file."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import nrrd
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from PIL import Image
+
+from dacal_med.data.checking import check_data
+from dacal_med.data.datalist import Datalist, load_datalist
+from dacal_med.data.images import read_header, read_image
+from dacal_med.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+AFFINE = np.diag([-1.0, -2.0, 3.0, 1.0])
+SHAPE = (7, 6, 5)
+
+
+def volume(path: Path, array: np.ndarray, affine: np.ndarray = AFFINE) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(array, affine), path)
+
+
+def noise(shape: tuple[int, ...] = SHAPE, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def labels(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    array = np.zeros(shape, np.uint8)
+    array.flat[:3] = (1, 7, 7)
+    return array
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("s", "t", "v"):
+        volume(tmp_path / f"{name}.nii.gz", noise())
+        volume(tmp_path / f"{name}_label.nii.gz", labels())
+    content = {
+        "labels": {"0": "background", "1": "thing", "7": "ignore"},
+        "source": [{"image": "s.nii.gz", "label": "s_label.nii.gz"}],
+        "target_train": [{"image": "t.nii.gz"}],
+        "target_val": [{"image": "v.nii.gz", "label": "v_label.nii.gz"}],
+        "modality": {"source": "MR", "target": "MR"},
+    }
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def check(folder: Path, dims: int = 3, channels: int = 1) -> None:
+    check_data(load_datalist(folder), dims, channels, progress=False)
+
+
+def test_counts_what_it_read(folder: Path) -> None:
+    summary = check_data(load_datalist(folder), 3, 1, progress=False)
+    assert (summary.images, summary.labels) == (3, 2)
+    assert summary.label_voxels == {"background": 2 * (210 - 3), "thing": 2, "ignore": 4}
+
+
+def halve(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def nan(path: Path) -> None:
+    array = noise()
+    array[1, 2, 3] = np.nan
+    array[0, 0, 0] = np.inf
+    volume(path, array)
+
+
+def moved(path: Path) -> None:
+    affine = AFFINE.copy()
+    affine[0, 3] = 5.0
+    volume(path, labels(), affine)
+
+
+def strange_label(path: Path) -> None:
+    array = labels()
+    array[3, 3, 3] = 4
+    volume(path, array)
+
+
+DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
+    ("t.nii.gz", halve, "cannot"),
+    ("v_label.nii.gz", halve, "cannot"),
+    ("s.nii.gz", lambda path: path.write_bytes(b"not an image"), "cannot read its header"),
+    ("s.nii.gz", lambda path: path.write_bytes(gzip.compress(b"not an image" * 100)), "cannot read its header"),
+    ("s.nii.gz", lambda path: path.write_bytes(b""), "cannot read its header"),
+    ("v_label.nii.gz", lambda path: volume(path, labels((7, 6, 4))), r"found shape \(7, 6, 4\); wanted \(7, 6, 5\)"),
+    ("s_label.nii.gz", moved, "lies up to 5 mm away"),
+    ("s_label.nii.gz", lambda path: volume(path, labels(), np.diag([1.0, -2, 3, 1])), "mm away"),
+    ("s_label.nii.gz", strange_label, r"label value\(s\) \[4.0\]; wanted only \[0, 1, 7\]"),
+    ("s_label.nii.gz", lambda path: volume(path, labels() * np.float32(0.5)), r"label value\(s\) \[0.5, 3.5\]"),
+    ("s_label.nii.gz", lambda path: volume(path, labels((*SHAPE, 2))), "found 2 channels; wanted 1"),
+    ("t.nii.gz", nan, r"found 2 voxel\(s\) that are NaN or infinite"),
+    ("t.nii.gz", lambda path: volume(path, noise((*SHAPE, 2))), r"found 2 channel\(s\); wanted 1"),
+    ("t.nii.gz", lambda path: volume(path, noise((7, 6))), "found 2 spatial axes"),
+    ("t.nii.gz", lambda path: volume(path, noise((7, 6, 1))), "found a single slice"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE)
+def test_damage_is_found_and_named(folder: Path, name: str, damage: Callable[[Path], None], message: str) -> None:
+    damage(folder / name)
+    with pytest.raises(InputError, match=message) as error:
+        check(folder)
+    assert str(error.value).startswith(str(folder / name))
+
+
+def test_file_that_vanished(folder: Path) -> None:
+    datalist = load_datalist(folder)
+    (folder / "t.nii.gz").unlink()
+    with pytest.raises(InputError, match=r"t\.nii\.gz: no such file"):
+        check_data(datalist, 3, 1, progress=False)
+
+
+def test_headers_come_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shape that is wrong in the last file is found before any voxel of the first is read."""
+    volume(folder / "v_label.nii.gz", labels((7, 6, 4)))
+
+    def refuse(path: str) -> None:
+        raise AssertionError(f"read voxels of {path}")
+
+    datalist = load_datalist(folder)
+    monkeypatch.setattr("dacal_med.data.checking.read_image", refuse)
+    with pytest.raises(InputError, match="found shape"):
+        check_data(datalist, 3, 1, progress=False)
+
+
+def test_single_precision_affines_are_equal_enough(folder: Path) -> None:
+    volume(folder / "s_label.nii.gz", labels(), AFFINE * (1 + 1e-6))
+    check(folder)
+
+
+def test_wrong_dimensions_wanted(folder: Path) -> None:
+    with pytest.raises(InputError, match=r"found 3 spatial axes, shape \(7, 6, 5\); wanted 2"):
+        check(folder, dims=2)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for name in ("s", "t"):
+        Image.fromarray(rng.integers(0, 255, (6, 9, 3), np.uint8)).save(tmp_path / f"{name}.jpg")
+    Image.fromarray(rng.integers(0, 2, (6, 9), np.uint8)).save(tmp_path / "l.png")
+    content = {
+        "labels": {"0": "road", "1": "sky", "255": "void"},
+        "source": [{"image": "s.jpg", "label": "l.png"}],
+        "target_train": [{"image": "t.jpg"}],
+    }
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    return tmp_path
+
+
+def test_colour_pictures(pictures: Path) -> None:
+    check(pictures, 2, 3)
+    with pytest.raises(InputError, match=r"s\.jpg: found 2 spatial axes.*wanted 3"):
+        check(pictures, 3, 3)
+    with pytest.raises(InputError, match=r"s\.jpg: found 3 channel\(s\); wanted 1"):
+        check(pictures, 2, 1)
+    halve(pictures / "t.jpg")
+    with pytest.raises(InputError, match=r"t\.jpg: cannot"):
+        check(pictures, 2, 3)
+
+
+def test_colour_labels_are_refused(pictures: Path) -> None:
+    Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(pictures / "l.png")
+    with pytest.raises(InputError, match=r"l\.png: found 3 channels; wanted 1"):
+        check(pictures, 2, 3)
+
+
+def test_palette_labels_count_as_values(pictures: Path) -> None:
+    picture = Image.fromarray(np.eye(6, 9, dtype=np.uint8), mode="P")
+    picture.putpalette([0, 0, 0, 200, 10, 10] + [0] * 762)
+    picture.save(pictures / "l.png")
+    check(pictures, 2, 3)
+
+
+def dicom_series(folder: Path, array: np.ndarray, spacing: tuple[float, float, float]) -> None:
+    """Axial slices as an exporter writes them, file names in another order than positions."""
+    folder.mkdir(parents=True)
+    image = sitk.GetImageFromArray(array)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    for index in range(image.GetDepth()):
+        part = image[:, :, index]
+        part.SetSpacing(spacing[:2])
+        for tag, value in {
+            "0008|0060": "CT",
+            "0020|000e": "1.2.826.0.1.3680043.2.1125.1",
+            "0020|000d": "1.2.826.0.1.3680043.2.1125.2",
+            "0020|0032": f"0\\0\\{index * spacing[2]}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0013": str(index),
+            "0018|0050": str(spacing[2]),
+            "0008|0018": f"1.2.826.0.1.3680043.2.1125.3.{index}",
+        }.items():
+            part.SetMetaData(tag, value)
+        writer.SetFileName(str(folder / f"{image.GetDepth() - index:03d}.dcm"))
+        writer.Execute(part)
+
+
+def test_dicom_series_folder(folder: Path) -> None:
+    array = np.random.default_rng(0).integers(-1000, 1000, (4, 6, 5)).astype(np.int16)
+    dicom_series(folder / "series", array, (1.5, 2.0, 4.0))
+    assert pydicom.dcmread(folder / "series" / "001.dcm").Modality == "CT"
+    content = json.loads((folder / "datalist.json").read_text())
+    content["target_train"] = [{"image": "series"}]
+    (folder / "datalist.json").write_text(json.dumps(content))
+    check(folder)
+    voxels, affine = read_image(folder / "series")
+    assert voxels.shape == (1, 5, 6, 4)
+    assert affine is not None
+    oriented = voxels[0].transpose(2, 1, 0)
+    assert np.array_equal(oriented if affine[2, 2] > 0 else oriented[::-1], array)
+    assert read_header(folder / "series").spacing() == pytest.approx((1.5, 2.0, 4.0))
+
+
+def test_empty_dicom_folder(folder: Path) -> None:
+    (folder / "series").mkdir()
+    content = json.loads((folder / "datalist.json").read_text())
+    content["target_train"] = [{"image": "series"}]
+    (folder / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=f"{folder / 'series'}: cannot read"):
+        check(folder)
+
+
+def test_nrrd_agrees_with_nifti(folder: Path) -> None:
+    array = noise()
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": np.diag([1.0, 2.0, 3.0]),
+        "space origin": np.array([4.0, 5.0, 6.0]),
+    }
+    nrrd.write(str(folder / "s.nrrd"), array, header)
+    same = AFFINE.copy()
+    same[:3, 3] = (-4, -5, 6)
+    volume(folder / "s_label.nii.gz", labels(), same)
+    voxels, affine = read_image(folder / "s.nrrd")
+    assert np.array_equal(voxels[0], array)
+    assert affine == pytest.approx(same)
+    found = read_header(folder / "s.nrrd")
+    assert (found.spatial_shape, found.channels) == (SHAPE, 1)
+    assert found.affine == pytest.approx(same)
+    content = json.loads((folder / "datalist.json").read_text())
+    content["source"][0]["image"] = "s.nrrd"
+    (folder / "datalist.json").write_text(json.dumps(content))
+    check(folder)
+    halve(folder / "s.nrrd")
+    with pytest.raises(InputError, match=r"s\.nrrd: cannot"):
+        check(folder)
+
+
+def test_unknown_file_type(folder: Path) -> None:
+    (folder / "scan.mha").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"scan\.mha: found a file type that cannot be read; wanted NIfTI"):
+        read_image(folder / "scan.mha")
+
+
+@pytest.mark.parametrize("kind", ["<i2", ">i2", "<u2", ">f4", "<f8"])
+def test_every_byte_order_is_read(folder: Path, kind: str) -> None:
+    array = np.arange(24).reshape(2, 3, 4).astype(kind)
+    image = nib.Nifti1Image(array, AFFINE, nib.Nifti1Header(endianness=">" if kind[0] == ">" else "<"))
+    image.set_data_dtype(np.dtype(kind))
+    nib.save(image, folder / "x.nii.gz")
+    assert np.array_equal(read_image(folder / "x.nii.gz")[0][0], array)
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "channels", "images", "with_label"),
+    [("sts_ct2mr", 3, 1, 51, 37), ("hippocampus_site2site", 3, 1, 160, 136), ("camvid_day2dusk", 2, 3, 261, 185)],
+)
+def test_real_sets_in_seconds(name: str, dims: int, channels: int, images: int, with_label: int) -> None:
+    if not (SHARED / name / "datalist.json").is_file():
+        pytest.skip(f"real data not found at {SHARED / name}")
+    datalist: Datalist = load_datalist(SHARED / name)
+    start = time.perf_counter()
+    summary = check_data(datalist, dims, channels, progress=False)
+    assert time.perf_counter() - start < 30
+    assert (summary.images, summary.labels) == (images, with_label)
+    assert all(count > 0 for count in summary.label_voxels.values())

@@ -1,0 +1,198 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The datalist: what is read, and every way in which it may be wrong."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+from dacal_med.data.datalist import load_datalist
+from dacal_med.errors import InputError
+
+SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
+
+
+def shared_set(name: str) -> Path:
+    folder = SHARED / name
+    if not (folder / "datalist.json").is_file():
+        pytest.skip(f"real data not found at {folder}")
+    return folder
+
+
+def write_volume(path: Path, value: float = 0.0, spacing: tuple[float, ...] = (1.0, 2.0, 3.0)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.full((4, 5, 6), value, np.float32), np.diag([*spacing, 1.0])), path)
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> dict[str, Any]:
+    for name, value in (("a", -500.0), ("b", -500.0), ("t", 10.0), ("u", 10.0), ("v", 0.0)):
+        write_volume(tmp_path / f"{name}.nii.gz", value)
+        write_volume(tmp_path / "labels" / f"{name}.nii.gz")
+    return {
+        "labels": {"0": "background", "7": "thing", "255": "Ignore"},
+        "source": [{"image": f"{n}.nii.gz", "label": f"labels/{n}.nii.gz"} for n in "ab"],
+        "target_train": [{"image": "t.nii.gz"}, {"image": "u.nii.gz", "label": "labels/u.nii.gz"}],
+        "target_val": [{"image": "v.nii.gz", "label": "labels/v.nii.gz"}],
+    }
+
+
+def write(folder: Path, content: Any) -> Path:
+    (folder / "datalist.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return folder
+
+
+def test_reads_classes_paths_and_modality(tmp_path: Path, content: dict[str, Any]) -> None:
+    datalist = load_datalist(write(tmp_path, content))
+    assert datalist.class_names == ("background", "thing")
+    assert datalist.label_values == (0, 7)
+    assert datalist.ignore_values == (255,)
+    assert datalist.num_classes == 2
+    assert datalist.modality == {"source": "CT", "target": "MR"}
+    assert datalist.source[0]["label"] == str(tmp_path / "labels" / "a.nii.gz")
+    assert [len(datalist.source), len(datalist.target_train), len(datalist.target_val)] == [2, 2, 1]
+    assert load_datalist(tmp_path / "datalist.json") == datalist
+
+
+def test_labels_of_target_train_are_dropped(tmp_path: Path, content: dict[str, Any]) -> None:
+    assert all(set(entry) == {"image"} for entry in load_datalist(write(tmp_path, content)).target_train)
+
+
+@pytest.mark.parametrize("absent", ["missing", None, []])
+def test_target_val_may_be_absent(tmp_path: Path, content: dict[str, Any], absent: Any) -> None:
+    if absent == "missing":
+        del content["target_val"]
+    else:
+        content["target_val"] = absent
+    assert load_datalist(write(tmp_path, content)).target_val == ()
+
+
+def test_given_modality_name_and_spacing_win(tmp_path: Path, content: dict[str, Any]) -> None:
+    content |= {"name": "Mine", "spacing_mm": 3, "modality": {"source": "MR"}}
+    datalist = load_datalist(write(tmp_path, content))
+    assert (datalist.name, datalist.spacing) == ("Mine", (3.0,))
+    assert datalist.modality == {"source": "MR", "target": "MR"}
+    assert datalist.working_spacing(3) == (3.0, 3.0, 3.0)
+
+
+def test_spacing_per_axis_must_fit_the_network(tmp_path: Path, content: dict[str, Any]) -> None:
+    datalist = load_datalist(write(tmp_path, content | {"spacing_mm": [1, 2, 3]}))
+    assert datalist.working_spacing(3) == (1.0, 2.0, 3.0)
+    with pytest.raises(InputError, match=r"spacing_mm.*3 numbers; wanted 1 or 2"):
+        datalist.working_spacing(2)
+
+
+def test_median_spacing_of_training_images_in_patient_axes(tmp_path: Path, content: dict[str, Any]) -> None:
+    # Stored superior-first: file axes (5, 1, 2) mm are 1, 2 and 5 mm along right, anterior and superior.
+    turned = np.zeros((4, 4))
+    turned[2, 0], turned[0, 1], turned[1, 2], turned[3, 3] = 5.0, -1.0, 2.0, 1.0
+    for name in ("a", "b", "t"):
+        nib.save(nib.Nifti1Image(np.zeros((4, 5, 6), np.float32), turned), tmp_path / f"{name}.nii.gz")
+    write_volume(tmp_path / "v.nii.gz", spacing=(50.0, 50.0, 50.0))
+    content["modality"] = {"source": "CT", "target": "MR"}
+    assert load_datalist(write(tmp_path, content)).working_spacing(3) == (1.0, 2.0, 5.0)
+
+
+def test_pictures_are_rgb_with_unit_spacing(tmp_path: Path) -> None:
+    for name in ("s", "t"):
+        Image.fromarray(np.zeros((4, 6, 3), np.uint8)).save(tmp_path / f"{name}.png")
+    Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / "l.png")
+    content = {
+        "labels": {"0": "a", "1": "b"},
+        "source": [{"image": "s.png", "label": "l.png"}],
+        "target_train": [{"image": "t.png"}],
+    }
+    datalist = load_datalist(write(tmp_path, content))
+    assert datalist.modality == {"source": "RGB", "target": "RGB"}
+    assert datalist.working_spacing(2) == (1.0, 1.0)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"datalist\.json: not found"):
+        load_datalist(tmp_path)
+
+
+def test_malformed_json_gives_the_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="line 3"):
+        load_datalist(write(tmp_path, '{\n"labels": {},\n"source": [}\n'))
+
+
+def test_binary_file(tmp_path: Path) -> None:
+    (tmp_path / "datalist.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(InputError, match="UTF-8"):
+        load_datalist(tmp_path)
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"labels": None}, "'labels' is None"),
+    ({"labels": {"0": "a"}}, "names 1 class"),
+    ({"labels": {"x": "a", "1": "b"}}, "'x'; wanted integers"),
+    ({"labels": {"0": "a", "1": "a"}}, "name.*more than once"),
+    ({"labels": {"0": "a", "1": " "}}, "label 1 is named"),
+    ({"labels": {"1": "a", "01": "b", "2": "c"}}, "value 1 twice"),
+    ({"source": []}, "'source' is empty"),
+    ({"source": {"image": "a.nii.gz"}}, "wanted a list"),
+    ({"source": [{"image": "a.nii.gz"}]}, r"'source'\[0\] has no 'label'"),
+    ({"source": ["a.nii.gz"]}, r"'source'\[0\] is 'a.nii.gz'"),
+    ({"target_train": []}, "'target_train' is empty"),
+    ({"target_train": [{"image": "nowhere.nii.gz"}]}, "do not exist: .*nowhere.nii.gz"),
+    ({"target_train": [{"image": "t.nii.gz"}, {"image": "./t.nii.gz"}]}, "more than once"),
+    ({"target_train": [{"image": "v.nii.gz"}]}, "both 'target_train' and 'target_val'"),
+    ({"target_val": [{"image": "a.nii.gz", "label": "labels/a.nii.gz"}]}, "both 'source' and 'target_val'"),
+    ({"target_val": [{"image": "v.nii.gz"}]}, r"'target_val'\[0\] has no 'label'"),
+    ({"spacing_mm": 0}, "'spacing_mm' is 0"),
+    ({"spacing_mm": ["1"]}, "'spacing_mm'"),
+    ({"modality": "CT"}, "'modality' is 'CT'"),
+    ({"modality": {"sauce": "CT"}}, "'modality'"),
+    ({"spacing": 3}, "'spacing'; did you mean 'spacing_mm'"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), BAD)
+def test_bad_content(tmp_path: Path, content: dict[str, Any], change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as error:
+        load_datalist(write(tmp_path, content | change))
+    assert "datalist.json" in str(error.value)
+
+
+@pytest.mark.parametrize("key", ["labels", "source", "target_train"])
+def test_missing_key(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+    del content[key]
+    with pytest.raises(InputError, match=f"missing the key.*{key}"):
+        load_datalist(write(tmp_path, content))
+
+
+def test_misspelt_key(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["target_vall"] = content.pop("target_val")
+    with pytest.raises(InputError, match="did you mean 'target_val'"):
+        load_datalist(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("name", "dims", "classes", "counts", "modality", "spacing"),
+    [
+        ("sts_ct2mr", 3, 2, (26, 14, 11), ("CT", "MR"), (3.0, 3.0, 3.0)),
+        ("hippocampus_site2site", 3, 2, (120, 24, 16), ("MR", "MR"), (1.0, 1.0, 1.0)),
+        ("camvid_day2dusk", 2, 11, (145, 76, 40), ("RGB", "RGB"), (1.0, 1.0)),
+    ],
+)
+def test_real_sets(
+    name: str,
+    dims: int,
+    classes: int,
+    counts: tuple[int, ...],
+    modality: tuple[str, str],
+    spacing: tuple[float, ...],
+) -> None:
+    datalist = load_datalist(shared_set(name))
+    assert datalist.num_classes == classes
+    assert (len(datalist.source), len(datalist.target_train), len(datalist.target_val)) == counts
+    assert (datalist.modality["source"], datalist.modality["target"]) == modality
+    assert datalist.working_spacing(dims) == pytest.approx(spacing, abs=1e-3)

@@ -1,0 +1,110 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation: probabilities averaged over windows, scores from one pass, nothing left behind."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from monai.inferers import SimpleInferer, SlidingWindowInferer
+from torch import nn
+
+from dacal_med.core.scores import summarise
+from dacal_med.core.statistics import SegmentationStatistics
+from dacal_med.engines import CalibrationEvaluator
+from dacal_med.engines.evaluator import predict_probabilities
+from tests.engines.builders import blobs, tiny_network
+
+NAMES = ["background", "one", "two"]
+
+
+class ByBrightness(nn.Module):
+    """Logits that differ from window to window: the window's mean is one of them."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        mean = image.mean(dim=tuple(range(2, image.dim())), keepdim=True)
+        return torch.cat([image, 50.0 * (mean - 0.5).expand_as(image), -image], dim=1)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_overlapping_windows_average_probabilities_not_logits(dims):
+    image = torch.rand(1, 1, *[6] * dims)
+    inferer = SlidingWindowInferer([4] + [6] * (dims - 1), sw_batch_size=2, overlap=0.5, mode="constant")
+    found = predict_probabilities(inferer, ByBrightness(), image)
+    total = torch.zeros(1, 3, *[6] * dims)
+    count = torch.zeros(1, 1, *[6] * dims)
+    for start in (0, 2):
+        window = image[:, :, start : start + 4]
+        total[:, :, start : start + 4] += ByBrightness()(window).softmax(dim=1)
+        count[:, :, start : start + 4] += 1
+    torch.testing.assert_close(found, total / count)
+    averaged_logits = inferer(image, ByBrightness()).softmax(dim=1)
+    assert (found - averaged_logits).abs().max() > 1e-3
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(1, *[6] * dims))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_scores_are_those_of_the_statistics_of_every_case(dims):
+    data, network = blobs(4, dims, 1.0, 3), tiny_network(dims).eval()
+    evaluator = CalibrationEvaluator("cpu", data, network, NAMES)
+    evaluator.run()
+    expected = SegmentationStatistics(3, boundary_width=2)
+    for item in data:
+        with torch.no_grad():
+            expected.update(network(item["image"][None]).softmax(dim=1), item["label"][None])
+    assert evaluator.scores["ece"] == pytest.approx(summarise(expected, NAMES)["ece"], abs=1e-7)
+    assert evaluator.scores["dice"] == pytest.approx(summarise(expected, NAMES)["dice"], abs=1e-12)
+    assert torch.equal(evaluator.pooled.confusion, expected.confusion)
+    assert len(evaluator.cases) == evaluator.scores["per_case"]["dice"]["n"] == 4
+    assert evaluator.state.metrics["dice"] == evaluator.scores["dice"]
+
+
+def test_a_second_run_starts_anew():
+    evaluator = CalibrationEvaluator("cpu", blobs(2, 2, 1.0, 3), tiny_network(2), NAMES)
+    evaluator.run()
+    first = evaluator.scores
+    evaluator.run()
+    assert evaluator.scores == first
+    evaluator.network = tiny_network(2, seed=1)
+    evaluator.run()
+    assert evaluator.scores != first
+
+
+def test_predicts_in_evaluation_mode_and_gives_the_mode_back():
+    network = tiny_network(2, norm="BATCH", dropout=0.5).train()
+    before = {name: buffer.clone() for name, buffer in network.named_buffers()}
+    evaluator = CalibrationEvaluator("cpu", blobs(2, 2, 1.0, 3), network, NAMES)
+    evaluator.run()
+    assert network.training
+    assert all(torch.equal(buffer, before[name]) for name, buffer in network.named_buffers())
+
+
+def test_ignored_voxels_do_not_count():
+    data = blobs(1, 2, 1.0, 3)
+    ignored = int((data[0]["label"] == 2).sum())
+    data[0]["label"][data[0]["label"] == 2] = 255
+    evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES)
+    evaluator.run()
+    assert evaluator.scores["voxels"] == 16 * 16 - ignored
+    assert evaluator.scores["per_class"]["two"]["voxels"] == 0
+
+
+def test_output_of_a_case_is_there_for_handlers():
+    seen = []
+    evaluator = CalibrationEvaluator("cpu", blobs(3, 2, 1.0, 3), tiny_network(2), NAMES, SimpleInferer())
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, lambda e: seen.append(e.state.output))
+    evaluator.run()
+    assert [output["index"] for output in seen] == [0, 1, 2]
+    assert all(output["probabilities"].shape == (1, 3, 16, 16) for output in seen)
+
+
+def test_driving_counts_every_class():
+    evaluator = CalibrationEvaluator("cpu", blobs(2, 2, 1.0, 3), tiny_network(2), NAMES, background=None)
+    evaluator.run()
+    per_class = evaluator.scores["per_class"].values()
+    assert evaluator.scores["miou"] == pytest.approx(sum(c["iou"] for c in per_class) / 3)
+    assert not math.isnan(evaluator.scores["foreground_ece"])
+    assert evaluator.scores["foreground_ece"] == evaluator.scores["ece"]

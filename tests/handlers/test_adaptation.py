@@ -1,0 +1,180 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Before and after: what a run writes, and that evaluation changes nothing about training."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from ignite.engine import Events
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from dacal_med.engines import CalibrationEvaluator
+from dacal_med.errors import InputError
+from dacal_med.handlers import AdaptationReport, EvaluationReport, Progress, ResumableCheckpoint
+from dacal_med.handlers.progress import shown
+from tests.engines.builders import blobs, tiny_trainer, weights
+
+NAMES = ["background", "one", "two"]
+
+
+def report_on(folder, trainer, dims=2, count=3, **options):
+    data = blobs(count, dims, -1.0, 9)
+    evaluator = CalibrationEvaluator("cpu", data, trainer.network, NAMES)
+    report = AdaptationReport(EvaluationReport(evaluator, folder), folder, folder / "model.pt", **options)
+    report.attach(trainer)
+    return report
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, dims):
+    trainer = tiny_trainer(dims)
+    report_on(tmp_path, trainer, dims, task={"num_classes": 3})
+    trainer.run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib"}
+    for moment in ("before", "after"):
+        assert {"dice", "miou", "ece", "foreground_ece", "nll", "per_class", "per_case"} <= set(metrics[moment])
+        assert list(metrics[moment]["per_class"]) == NAMES
+    assert metrics["before"] != metrics["after"]
+    assert metrics["seconds"] > 0
+    assert metrics["peak_memory_mib"] > 50
+    assert json.loads((tmp_path / "model.json").read_text()) == {"num_classes": 3}
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    for name, value in trainer.teacher.network.state_dict().items():
+        assert torch.equal(state[name], value)
+    with open(tmp_path / "cases.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["0", "1", "2"]
+    mean = sum(float(row["ece"]) for row in rows) / 3
+    assert mean == pytest.approx(metrics["after"]["per_case"]["ece"]["mean"], rel=1e-4)
+    assert (tmp_path / "reliability.png").read_bytes()[:4] == b"\x89PNG"
+    printed = capsys.readouterr().out
+    assert "before" in printed
+    assert f"{metrics['after']['dice']:.4f}" in printed
+    assert "model.pt" in printed
+
+
+def test_tensorboard_holds_losses_temperatures_scores_and_pictures(tmp_path):
+    trainer = tiny_trainer(meta={"every": 1})
+    report_on(tmp_path, trainer, interval=1, scalar_interval=1)
+    trainer.run()
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0}).Reload()
+    scalars, images = set(events.Tags()["scalars"]), set(events.Tags()["images"])
+    assert {
+        "train/loss",
+        "train/loss_source",
+        "train/loss_mix",
+        "train/loss_complement",
+        "train/temperature_mean",
+        "train/temperature_min",
+        "train/temperature_max",
+        "train/temperature_at_bounds",
+        "train/quality",
+        "train/meta_gradient_norm",
+        "train/meta_outer_loss",
+        "train/learning_rate_0",
+        "target_val/dice",
+        "target_val/ece",
+        "target_val_dice/one",
+    } <= scalars
+    assert {
+        "target_val_reliability/all",
+        "target_val_reliability/foreground",
+        "target_val_reliability/dataset_histogram",
+        "target_val_reliability_by_class/two",
+        "target_val/case_0",
+        "target_val/case_2",
+    } <= images
+    assert [event.step for event in events.Scalars("target_val/dice")] == [3, 6, 9]
+    assert len(events.Scalars("train/loss")) == 9
+
+
+def test_deploys_the_student_if_asked(tmp_path):
+    trainer = tiny_trainer()
+    report_on(tmp_path, trainer, deploy="student")
+    trainer.run()
+    state = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert all(torch.equal(state[name], value) for name, value in trainer.network.state_dict().items())
+    with pytest.raises(InputError, match="deploy: found 'both'"):
+        report_on(tmp_path, trainer, deploy="both")
+
+
+def test_measuring_changes_nothing_about_training(tmp_path):
+    measured, alone = tiny_trainer(), tiny_trainer()
+    report_on(tmp_path, measured, interval=1)
+    measured.run()
+    alone.run()
+    assert torch.equal(weights(measured), weights(alone))
+
+
+def test_without_warm_up_before_is_the_start(tmp_path):
+    trainer = tiny_trainer(warmup_epochs=0)
+    report = report_on(tmp_path, trainer)
+    measured = []
+    original = report.evaluation.measure
+    report.evaluation.measure = lambda *a: (measured.append(trainer.state.iteration), original(*a))[1]
+    trainer.run()
+    assert measured == [0, 9]
+
+
+def test_without_evaluation_cases_scores_are_null(tmp_path, capsys):
+    trainer = tiny_trainer()
+    AdaptationReport(None, tmp_path, tmp_path / "model.pt").attach(trainer)
+    trainer.run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["before"] is None
+    assert metrics["after"] is None
+    assert (tmp_path / "model.pt").is_file()
+    assert "nothing was measured" in capsys.readouterr().out
+
+
+def test_a_resumed_run_reports_what_the_whole_run_reports(tmp_path):
+    def run(folder, crash_at=None, resume=False):
+        trainer = tiny_trainer(max_epochs=4)
+        report = report_on(folder, trainer)
+        ResumableCheckpoint(folder / "checkpoints", extra={"report": report}, resume=resume).attach(trainer)
+        if crash_at:
+
+            def crash(engine):
+                if engine.state.epoch == crash_at:
+                    raise ZeroDivisionError
+
+            trainer.add_event_handler(Events.EPOCH_STARTED, crash)
+        try:
+            trainer.run()
+        except ZeroDivisionError:
+            return None
+        return json.loads((folder / "metrics.json").read_text())
+
+    whole = run(tmp_path / "whole")
+    assert run(tmp_path / "parts", crash_at=3) is None
+    assert not (tmp_path / "parts" / "metrics.json").exists()
+    resumed = run(tmp_path / "parts", resume=True)
+    for moment in ("before", "after"):
+        assert resumed[moment] == whole[moment]
+
+
+def test_progress_counts_every_iteration_once(capsys):
+    trainer = tiny_trainer()
+    progress = Progress(update_every=1)
+    progress.attach(trainer)
+    bars = []
+    trainer.add_event_handler(Events.EPOCH_STARTED, lambda: bars.append(progress.bar))
+    trainer.run()
+    assert bars[0].n == bars[0].total == 9
+    assert progress.bar is None
+    printed = capsys.readouterr().err
+    assert "warm-up" in printed
+    assert "adapting" in printed
+    assert "9/9" in printed
+    assert "T=" in printed
+
+
+def test_shown_numbers():
+    assert shown({"loss": 1.23456, "temperature_mean": 1.0, "loss_mix": 3.0}) == {"loss": "1.235", "T": "1.000"}
+    assert shown({"loss": math.nan}) == {"loss": "nan"}

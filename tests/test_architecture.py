@@ -1,0 +1,158 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The rules of CONTRIBUTING.md that a reader of the sources could check, checked."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "dacal_med"
+RANKS = {
+    "errors": 0,
+    "core": 1,
+    "transforms": 2,
+    "reporting": 2,
+    "data": 3,
+    "engines": 4,
+    "handlers": 5,
+    "bundle": 6,
+}
+MAX_LINES = 400
+HEADER = "# Copyright (c) dacal_med contributors\n# SPDX-License-Identifier: Apache-2.0\n"
+# `core` is shared by medicine and driving and must know neither.
+WORDS = {
+    *("organ", "lesion", "patient", "tumour", "tumor", "clinical", "hospital"),
+    *("street", "road", "city", "car", "vehicle", "pedestrian"),
+}
+ABBREVIATIONS = {"CT", "MR", "HU"}
+FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
+
+
+def sources(*folders: str) -> list[Path]:
+    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+
+
+def in_files(*folders: str) -> pytest.MarkDecorator:
+    files = sources(*folders)
+    return pytest.mark.parametrize("path", files, ids=[str(file.relative_to(ROOT)) for file in files])
+
+
+def room_of(path: Path) -> str | None:
+    """Return the room of a file of the package; ``None`` for the package's own ``__init__``."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return None if first == "__init__" else first
+
+
+def is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def imports(node: ast.AST, package: tuple[str, ...] = ()) -> Iterator[str]:
+    """Yield the dotted names that run-time code below ``node`` imports, relative ones resolved in ``package``."""
+    if isinstance(node, ast.If) and is_type_checking(node.test):
+        children: list[ast.AST] = [*node.orelse]
+    else:
+        children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parents = package[: len(package) - node.level + 1] if node.level else ()
+        base = ".".join([*parents, *([node.module] if node.module else [])])
+        yield from (f"{base}.{alias.name}" for alias in node.names)
+    for child in children:
+        yield from imports(child, package)
+
+
+def imports_of(path: Path) -> set[str]:
+    return set(imports(ast.parse(path.read_text(encoding="utf-8")), path.relative_to(ROOT).parent.parts))
+
+
+def upward_violations(room: str, imported: set[str]) -> list[str]:
+    """Return the imports of ``dacal_med`` that ``room`` must not make."""
+    wrong = []
+    for name in imported:
+        parts = name.split(".")
+        if parts[0] != "dacal_med":
+            continue
+        other = parts[1]
+        if other not in RANKS:
+            wrong.append(f"{name} (name the room, not the package)")
+        elif other != room and RANKS[other] >= RANKS[room]:
+            wrong.append(name)
+    return sorted(wrong)
+
+
+def test_every_room_has_a_rank():
+    rooms = {room_of(path) for path in sources("dacal_med")} - {None}
+    assert rooms <= RANKS.keys(), f"give these rooms a rank here and a line in CONTRIBUTING.md: {rooms - RANKS.keys()}"
+
+
+@in_files("dacal_med")
+def test_imports_go_only_upward(path: Path):
+    room = room_of(path)
+    if room is not None:
+        assert upward_violations(room, imports_of(path)) == []
+
+
+def test_the_import_rule_finds_violations():
+    source = """
+from typing import TYPE_CHECKING
+import dacal_med.errors
+from dacal_med import handlers
+from dacal_med.data.paired import PairedDataset
+from ..engines import hosts
+if TYPE_CHECKING:
+    from dacal_med.bundle import start
+def late():
+    from dacal_med.reporting import tables
+"""
+    found = set(imports(ast.parse(source), ("dacal_med", "transforms")))
+    assert upward_violations("transforms", found) == [
+        "dacal_med.data.paired.PairedDataset",
+        "dacal_med.engines.hosts",
+        "dacal_med.handlers",
+        "dacal_med.reporting.tables",
+    ]
+
+
+@in_files("dacal_med/core")
+def test_core_is_plain_pytorch(path: Path):
+    assert {name.split(".")[0] for name in imports_of(path)}.isdisjoint({"monai", "ignite"})
+
+
+@in_files("dacal_med/core")
+def test_core_knows_no_application(path: Path):
+    words = re.findall(r"[A-Za-z]+", path.read_text(encoding="utf-8"))
+    assert {word for word in words if word in ABBREVIATIONS or word.lower().removesuffix("s") in WORDS} == set()
+
+
+@in_files("dacal_med", "scripts")
+def test_files_stay_short(path: Path):
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@in_files("dacal_med", "scripts", "tests")
+def test_files_have_licence_and_docstring(path: Path):
+    text = path.read_text(encoding="utf-8")
+    text = text.partition("\n")[2] if text.startswith("#!") else text
+    assert text.startswith(HEADER)
+    assert ast.get_docstring(ast.parse(text))
+
+
+@in_files("dacal_med", "scripts")
+def test_nothing_unpickles(path: Path):
+    assert {name.split(".")[0] for name in imports_of(path)}.isdisjoint(FORBIDDEN_MODULES)
+    assert not re.search(r"weights_only\s*=\s*False", path.read_text(encoding="utf-8"))
+
+
+@in_files("dacal_med", "scripts")
+def test_nothing_asks_for_three_axes(path: Path):
+    assert re.findall(r"if .*dims == 3", path.read_text(encoding="utf-8")) == []

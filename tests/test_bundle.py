@@ -1,0 +1,137 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Finding a bundle, checking overrides, showing errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+import torch
+
+from dacal_med import bundle
+from dacal_med.errors import InputError
+from tests.conftest import ROOT
+
+TRAIN = str(ROOT / "bundles" / "dacal_ct2mr" / "configs" / "train.json")
+HARD = str(ROOT / "bundles" / "dacal_ct2mr" / "configs" / "hard_labels.json")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--config_file", TRAIN],
+        [f"--config_file={TRAIN}"],
+        ["--config_file", f"['{TRAIN}', '{HARD}']"],
+        ["--config_file", f'["{TRAIN}","{HARD}"]'],
+        ["--config_file", f"{TRAIN},{HARD}"],
+        ["--config_file", f"[{TRAIN},{HARD}]"],
+    ],
+)
+def test_finds_the_bundle_of_the_configuration(monkeypatch, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["monai.bundle", "run", *words])
+    found = bundle.find_root("dacal_ct2mr")
+    assert os.path.realpath(found) == str(ROOT / "bundles" / "dacal_ct2mr")
+
+
+@pytest.mark.parametrize("folder", [".", "bundles/dacal_ct2mr"])
+def test_finds_the_bundle_from_the_working_folder(monkeypatch, folder):
+    monkeypatch.chdir(ROOT / folder)
+    monkeypatch.setattr(sys, "argv", ["python"])
+    assert os.path.realpath(bundle.find_root("dacal_ct2mr")) == str(ROOT / "bundles" / "dacal_ct2mr")
+
+
+def test_says_where_it_looked(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["python"])
+    with pytest.raises(InputError, match=r"bundle_root: found no configs/metadata.json in .*give --bundle_root"):
+        bundle.find_root("dacal_ct2mr")
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "max_epochs",
+        "train#trainer#teacher_decay",
+        "train::trainer::teacher_decay",
+        "train#handlers#2#interval",  # a parameter of the target that the file does not give
+        "network_def#dropout",
+        "meta#prior_temperature",  # through **options
+        "logging_file",
+        "geometry#0#axcodes",
+    ],
+)
+def test_known_overrides_pass(option):
+    bundle.check_overrides(["run", "--config_file", TRAIN, f"--{option}", "1"])
+    bundle.check_overrides(["run", f"--config_file={TRAIN}", f"--{option}=1"])
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("max_epoch", "found no key 'max_epoch'; did you mean 'max_epochs'"),
+        ("train#trainer#techer_decay", "'techer_decay' in 'train#trainer'; did you mean 'teacher_decay'"),
+        ("train#handlers#9#interval", "found no key '9' in 'train#handlers'"),
+        ("network_def#chanels", "did you mean 'channels'"),
+        ("Zzz", "known are"),
+    ],
+)
+def test_misspelt_overrides_are_refused(option, message):
+    with pytest.raises(InputError, match=message):
+        bundle.check_overrides(["run", "--config_file", TRAIN, f"--{option}", "1"])
+
+
+def test_overrides_of_an_arguments_file_are_checked(tmp_path):
+    arguments = tmp_path / "arguments.json"
+    arguments.write_text(f'{{"config_file": "{TRAIN}", "max_epoch": 3}}')
+    with pytest.raises(InputError, match="max_epoch"):
+        bundle.check_overrides(["run", "--args_file", str(arguments)])
+
+
+def test_other_commands_are_left_alone():
+    bundle.check_overrides(["-q", "--whatever", "1"])
+
+
+def test_start_takes_the_threads_of_the_environment(monkeypatch):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    try:
+        bundle.start(["python"])
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def wrapped(error):
+    try:
+        try:
+            raise error
+        except type(error) as cause:
+            raise RuntimeError("Failed to evaluate") from cause
+    except RuntimeError as outer:
+        return outer
+
+
+def test_plain_message_for_input_errors_and_traceback_for_others(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+    monkeypatch.delenv("DACAL_MED_TRACEBACK", raising=False)
+    bundle.show_input_errors_plainly()
+    error = wrapped(InputError("datalist.json: not found"))
+    sys.excepthook(type(error), error, error.__traceback__)
+    assert capsys.readouterr().err == "\ndacal_med: datalist.json: not found\n"
+    other = wrapped(ValueError("a bug"))
+    sys.excepthook(type(other), other, other.__traceback__)
+    assert "Traceback" in capsys.readouterr().err
+    monkeypatch.setenv("DACAL_MED_TRACEBACK", "1")
+    sys.excepthook(type(error), error, error.__traceback__)
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_finds_the_input_error_in_a_chain():
+    error = InputError("x")
+    assert bundle.input_error_in(wrapped(error)) is error
+    assert bundle.input_error_in(wrapped(ValueError("x"))) is None
+    assert bundle.input_error_in(None) is None
