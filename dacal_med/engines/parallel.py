@@ -36,7 +36,8 @@ def average(tensors: Sequence[Tensor]) -> None:
     ranks = world_size()
     if ranks == 1 or not tensors:
         return
-    for dtype in {t.dtype for t in tensors}:
+    # Not a set: dtypes hash by address, so that each rank would walk one in an order of its own.
+    for dtype in dict.fromkeys(t.dtype for t in tensors):
         group = [t for t in tensors if t.dtype == dtype]
         flat = torch.cat([t.reshape(-1) for t in group])
         dist.all_reduce(flat)

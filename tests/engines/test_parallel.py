@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import socket
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from ignite.engine import Events
 
-from dacal_med.engines import CalibrationEvaluator
+from dacal_med.engines import CalibrationEvaluator, parallel
 from dacal_med.engines.parallel import average, is_main, world_size
 from dacal_med.handlers import AdaptationReport, EvaluationReport
 from tests.engines.builders import blobs, tiny_network, tiny_trainer, weights
@@ -110,6 +111,18 @@ def test_one_rank_writes(results):
     folder, _ = results
     assert (folder / "metrics.json").is_file()
     assert (folder / "model.pt").is_file()
+
+
+def test_every_rank_communicates_dtypes_in_the_order_given(monkeypatch):
+    """Ranks that walk them in different orders exchange buffers of different sizes, and gloo aborts."""
+    dtypes = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+    seen = []
+    monkeypatch.setattr(parallel, "world_size", lambda: 2)
+    monkeypatch.setattr(parallel.dist, "all_reduce", lambda flat: seen.append(flat.dtype))
+    for order in itertools.permutations(dtypes):
+        seen.clear()
+        average([torch.ones(2, dtype=dtype) for dtype in [*order, *order]])
+        assert tuple(seen) == order
 
 
 def test_one_process_is_its_own_main():
