@@ -9,7 +9,8 @@ from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.engines.hosts import DACS, SourceOnly, make_host
 from dacal_med.engines.labellers import make_labeller, make_temperature_learner
 from dacal_med.engines.losses import dice_cross_entropy
-from dacal_med.engines.meta import ComplementaryTruth, TemperatureLearner
+from dacal_med.engines.meta import TemperatureLearner
+from dacal_med.engines.objectives import ComplementaryTruth, MixedTarget, WeightedObjectives
 from dacal_med.engines.trainer import AdaptationTrainer
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "AdaptationTrainer",
     "CalibrationEvaluator",
     "ComplementaryTruth",
+    "MixedTarget",
     "SourceOnly",
     "TemperatureLearner",
+    "WeightedObjectives",
     "dice_cross_entropy",
     "make_host",
     "make_labeller",

@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 from dacal_med.core.bilevel import BilevelStep
 from dacal_med.core.pseudo_labels import FixedTemperature, HardLabels, LearnedTemperature, PseudoLabeller, SoftLabels
 from dacal_med.core.temperature import MetaTemperatureNetwork
-from dacal_med.engines.meta import MetaObjective, TemperatureLearner
+from dacal_med.engines.meta import TemperatureLearner
+from dacal_med.engines.objectives import MetaObjective
 from dacal_med.engines.parallel import average
 from dacal_med.errors import InputError
 
@@ -78,6 +79,7 @@ def make_temperature_learner(
     start: int = 0,
     prior: float = 0.1,
     prior_temperature: float = 1.0,
+    balance: str = "none",
 ) -> TemperatureLearner | None:
     """Return what trains ``labeller``, or ``None`` for labellers that learn nothing.
 
@@ -94,6 +96,7 @@ def make_temperature_learner(
         start: first iteration of self-training with a meta-step.
         prior: weight of the prior on ``log T``.
         prior_temperature: where the prior is centred.
+        balance: whether classes weigh the same.
     """
     if not isinstance(labeller, LearnedTemperature):
         return None
@@ -102,4 +105,6 @@ def make_temperature_learner(
         parameters = lambda name: name.startswith(look_ahead)  # noqa: E731
     step = BilevelStep(network, optimizer, step_size=step_size, method=method, parameters=parameters, average=average)
     meta_optimizer = torch.optim.Adam(labeller.network.parameters(), lr=learning_rate)
-    return TemperatureLearner(labeller, meta_optimizer, step, objective, every, start, prior, prior_temperature)
+    return TemperatureLearner(
+        labeller, meta_optimizer, step, objective, every, start, prior, prior_temperature, balance
+    )

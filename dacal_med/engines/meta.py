@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Learning the temperature: the meta objective and the update of the Meta Temperature Network.
+"""Learning the temperature: the update of the Meta Temperature Network.
 
 Known from DA-Cal (Li et al., arXiv 2602.20860): a network gives a temperature per voxel and is trained by bi-level
 optimisation with complementary mixes. Our reading: the outer loss is the cross-entropy on a complementary mix whose
@@ -10,78 +10,22 @@ source part was held out, so that it can be neither memorised nor sharpened for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
 from dacal_med.core.bilevel import BilevelStep
 from dacal_med.core.mixing import complementary_mixes
 from dacal_med.core.pseudo_labels import LearnedTemperature, PseudoLabels
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import pseudo_batch
+from dacal_med.engines.objectives import ComplementaryTruth, MetaObjective
 from dacal_med.engines.parallel import average, average_gradients
 from dacal_med.errors import InputError
 
-Forward = Callable[[Tensor], Tensor]
-
-
-class MetaObjective(Protocol):
-    """The outer data and loss: given the forward pass at the look-ahead weights, how good were the soft labels?"""
-
-    @property
-    def needs_held_out(self) -> bool:
-        """Whether the loss uses held-out source cases."""
-        ...
-
-    def outer_loss(self, batch: DomainBatch, mask: Tensor, hard: PseudoLabels) -> Callable[[Forward], Tensor]:
-        """Return the function whose value the soft labels are to lower."""
-        ...
-
-
-@dataclass
-class ComplementaryTruth:
-    """Cross-entropy on the complementary mix, supervised by truth in its source part.
-
-    Args:
-        source: ``"held_out"`` shows source images that the student never trains on (default); ``"training"`` the ones
-            it trains on, whose labels it memorises, so that sharpening always pays and ``T`` falls to its lower bound.
-        target: ``"none"`` leaves the target part unsupervised (default); ``"hard"`` supervises it with the teacher's
-            hard pseudo-labels, the host's own supervision.
-
-    Raises:
-        InputError: for another value of either.
-    """
-
-    source: str = "held_out"
-    target: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.source not in ("held_out", "training"):
-            raise InputError(f"meta_objective#source: found {self.source!r}, wanted 'held_out' or 'training'")
-        if self.target not in ("none", "hard"):
-            raise InputError(f"meta_objective#target: found {self.target!r}, wanted 'none' or 'hard'")
-
-    @property
-    def needs_held_out(self) -> bool:
-        """Whether the source part is held out."""
-        return self.source == "held_out"
-
-    def outer_loss(self, batch: DomainBatch, mask: Tensor, hard: PseudoLabels) -> Callable[[Forward], Tensor]:
-        """Return the loss on the complement of ``mask`` ``(B, 1, *spatial)``."""
-        truth = batch.source
-        if self.needs_held_out:
-            assert batch.held_out is not None  # the engine has checked
-            truth = batch.held_out
-        target = pseudo_batch(batch.target_image, hard)
-        if self.target == "none":
-            target = LabelledBatch(target.image, target.targets, torch.zeros_like(target.weights))
-        _, mix_b = complementary_mixes(mask, truth, target)
-        return lambda forward: soft_cross_entropy(forward(mix_b.image), mix_b.targets, mix_b.weights)
+BALANCES = ("none", "class")
 
 
 @dataclass(frozen=True)
@@ -118,6 +62,8 @@ class TemperatureLearner:
         start: first iteration of self-training with a meta-step, counted from 0.
         prior: weight of ``(log T - log prior_temperature)^2``.
         prior_temperature: where the prior is centred; 1 believes the teacher.
+        balance: ``"class"`` gives each class that the teacher predicts its own scale and the same weight, so that the
+            background does not drown the foreground; ``"none"`` has one scale for all voxels.
 
     Raises:
         InputError: if ``labeller`` learns no temperature or a number is out of range.
@@ -133,6 +79,7 @@ class TemperatureLearner:
         start: int = 0,
         prior: float = 0.1,
         prior_temperature: float = 1.0,
+        balance: str = "none",
     ) -> None:
         if not isinstance(labeller, LearnedTemperature):
             raise InputError(f"meta#labeller: found {type(labeller).__name__}, wanted LearnedTemperature")
@@ -141,6 +88,9 @@ class TemperatureLearner:
                 f"meta: found every={every}, start={start}, prior={prior}, prior_temperature={prior_temperature}; "
                 f"wanted every >= 1, start >= 0, prior >= 0, prior_temperature > 0"
             )
+        if balance not in BALANCES:
+            raise InputError(f"meta#balance: found {balance!r}, wanted one of {list(BALANCES)}")
+        self.balance = balance
         self.labeller = labeller
         self.optimizer = optimizer
         self.step = step
@@ -173,19 +123,37 @@ class TemperatureLearner:
         result = self.step(mix_a, self.objective.outer_loss(batch, mask, hard), [leaf])
         gradient = result.gradients[0]
         assert gradient is not None  # the soft labels depend on every temperature
-        supervised = ~mask & (pseudo.weights > 0)
-        squares = gradient.square().sum()
-        voxels = supervised.sum().to(squares.dtype)
-        totals = torch.stack([squares, voxels])
+        supervised = (~mask & (pseudo.weights > 0)).to(gradient.dtype)
+        groups = self._groups(logits)
+        # Sum of squares and count of the voxels with a push, and count of all voxels: by group, over ranks.
+        totals = torch.stack(
+            [
+                _by_group(values, groups, logits.shape[1])
+                for values in (gradient.square(), supervised, torch.ones_like(supervised))
+            ]
+        )
         average([totals])
-        finite = bool(torch.isfinite(totals[0])) and bool(torch.isfinite(result.outer_loss))
-        if finite and float(totals[0]) > 0.0:
-            scale = (totals[0] / totals[1]).sqrt() * totals[1]
-            push = (gradient / scale * log_temperature).sum()
-            pull = self.prior * (log_temperature - self.log_prior_temperature).square().mean()
+        squares, pushed, voxels = totals
+        finite = bool(torch.isfinite(squares).all()) and bool(torch.isfinite(result.outer_loss))
+        if finite and bool((squares > 0).any()):
+            present = (voxels > 0).sum()
+            scale = torch.where(squares > 0, (squares * pushed).rsqrt(), 0.0) / (squares > 0).sum()
+            pull = self.prior * (log_temperature - self.log_prior_temperature).square() / (voxels * present)[groups]
             self.optimizer.zero_grad(set_to_none=True)
-            (push + pull).backward()
+            ((gradient * scale[groups] * log_temperature).sum() + pull.sum()).backward()
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             average_gradients(parameters)
             self.optimizer.step()
-        return MetaReport(float(result.inner_loss), float(result.outer_loss), float(squares.sqrt()), finite)
+        return MetaReport(float(result.inner_loss), float(result.outer_loss), float(squares.sum().sqrt()), finite)
+
+    def _groups(self, logits: Tensor) -> Tensor:
+        """Return the group ``(B, 1, *spatial)`` whose voxels share one scale."""
+        classes = logits.argmax(dim=1, keepdim=True)
+        return classes if self.balance == "class" else torch.zeros_like(classes)
+
+
+def _by_group(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Sum ``values`` over the voxels of each group, ``(count,)``."""
+    return torch.zeros(count, dtype=values.dtype, device=values.device).index_add_(
+        0, groups.flatten(), values.flatten()
+    )

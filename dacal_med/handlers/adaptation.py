@@ -38,7 +38,8 @@ class AdaptationReport:
     """Measures the deployed network before and after adaptation.
 
     Writes ``metrics.json`` (``{"before": S, "after": S, "seconds", "peak_memory_mib"}``), ``cases.csv``,
-    ``reliability.png`` and TensorBoard events into ``output_dir``, the deployed weights to ``model_file``, and prints a
+    ``statistics.pt``, ``reliability.png`` and TensorBoard events into ``output_dir``, the deployed weights to
+    ``model_file``, and prints a
     table. Nothing is selected by what it measures: the deployed network is the last one.
 
     Args:
@@ -165,7 +166,7 @@ class AdaptationReport:
                 f"weights: {self.model_file} (no labelled target cases in target_val: nothing was measured)", flush=True
             )
             return
-        self.evaluation.write_cases(self.output_dir / "cases.csv")
+        self.evaluation.write_cases(self.output_dir)
         curves = {moment: table_from_lists(self.tables[moment]) for moment in MOMENTS if moment in self.tables}
         save_figure(
             reliability_overlay(curves, "Foreground reliability on target_val"), self.output_dir / "reliability.png"

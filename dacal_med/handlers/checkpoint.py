@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import shutil
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from ignite.handlers import Checkpoint, DiskSaver
 from dacal_med.engines.parallel import barrier, is_main
 from dacal_med.errors import InputError
 from dacal_med.handlers.weights import load_safely
+from dacal_med.reporting.files import write_bytes
 
 if TYPE_CHECKING:
     from dacal_med.engines.trainer import AdaptationTrainer
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATTERN = "checkpoint_iteration=*.pt"
+KEPT = "source_end.pt"
+_OWN = frozenset({"host", "labeller", "meta"})  # what runs that share warm-up and settling may differ in
+_OWN_PARTS = frozenset({"description", "labeller", "meta_optimizer"})
 
 
 class _Description:
@@ -36,12 +40,12 @@ class _Description:
     def state_dict(self) -> dict[str, str]:
         return dict(self.description)
 
-    def load_state_dict(self, state: Mapping[str, str]) -> None:
+    def load_state_dict(self, state: Mapping[str, str], may_differ: Collection[str] = ()) -> None:
         """Refuse the checkpoint of another configuration."""
         differences = [
             f"{key}: the checkpoint has {state.get(key, 'nothing')!r}, this run has {value!r}"
             for key, value in self.description.items()
-            if state.get(key) != value
+            if state.get(key) != value and key not in may_differ
         ]
         if differences:
             raise InputError("the checkpoint belongs to another configuration. " + "; ".join(differences))
@@ -62,6 +66,9 @@ class ResumableCheckpoint:
         n_saved: how many to keep.
         resume: ``False`` starts anew (checkpoints of an earlier run move to ``<folder>/previous``), ``True`` continues
             from the newest readable checkpoint in ``folder``, a path continues from that file.
+        keep_source_end: also keep the checkpoint at the end of warm-up and settling, as ``source_end.pt``.
+        fork_from: such a file of a run that differs in host, labeller and meta objective alone. Up to there the two
+            are the same run bit by bit, so this one starts where it ends. Not used where ``resume`` finds a checkpoint.
 
     Raises:
         InputError: if ``interval`` or ``n_saved`` is below 1.
@@ -75,6 +82,8 @@ class ResumableCheckpoint:
         interval: int = 1,
         n_saved: int = 2,
         resume: bool | str = False,
+        keep_source_end: bool = False,
+        fork_from: str = "",
     ) -> None:
         if interval < 1 or n_saved < 1:
             raise InputError(f"checkpoint: found interval={interval}, n_saved={n_saved}, wanted both at least 1")
@@ -84,6 +93,8 @@ class ResumableCheckpoint:
         self.interval = interval
         self.n_saved = n_saved
         self.resume = resume
+        self.keep_source_end = keep_source_end
+        self.fork_from = fork_from
         self.interrupted_by: int | None = None
         self._previous_handlers: dict[int, Any] = {}
         self._checkpoint: Checkpoint | None = None
@@ -118,6 +129,8 @@ class ResumableCheckpoint:
         )
         if self.resume:
             self._load(trainer)
+        elif self.fork_from:
+            self._fork(trainer)
         barrier()  # no rank moves a file that another is about to read
         if is_main():
             # What lies ahead belongs to another run, or is damaged; what lies behind is pruned as usual.
@@ -141,6 +154,25 @@ class ResumableCheckpoint:
         except (InputError, RuntimeError, KeyError, ValueError) as error:
             raise InputError(f"cannot resume from {path}: {error}") from error
         logger.info(f"resumed from {path} at iteration {trainer.state.iteration}")
+
+    def _fork(self, trainer: AdaptationTrainer) -> None:
+        """Start where warm-up and settling of another run ended."""
+        path = Path(self.fork_from)
+        if not path.is_file():
+            raise InputError(f"fork_from: no checkpoint at {path}")
+        state = _load_file(path)
+        objects = self.objects(trainer)
+        wanted, found = trainer.source_iterations, state.get("trainer", {}).get("iteration")
+        if found != wanted:
+            raise InputError(f"fork_from: {path} is of iteration {found}, wanted {wanted}, the end of settling")
+        try:
+            objects["description"].load_state_dict(state["description"], may_differ=_OWN)
+            for name, thing in objects.items():
+                if name not in _OWN_PARTS:
+                    thing.load_state_dict(state[name])
+        except (InputError, RuntimeError, KeyError, ValueError) as error:
+            raise InputError(f"cannot fork from {path}: {error}") from error
+        logger.info(f"forked from {path} at iteration {trainer.state.iteration}")
 
     def _read(self) -> tuple[Path, dict[str, Any]]:
         """Return the newest checkpoint that can be read, or the one asked for."""
@@ -171,11 +203,15 @@ class ResumableCheckpoint:
             path.rename(previous / path.name)
         logger.info(f"{len(paths)} checkpoint(s) of an earlier run moved to {previous}")
 
-    def save(self, trainer: Engine) -> None:
+    def save(self, trainer: AdaptationTrainer) -> None:
         """Write a checkpoint of the current state."""
         assert self._checkpoint is not None
         try:
             self._checkpoint(trainer)
+            if self.keep_source_end and trainer.state.iteration == trainer.source_iterations and is_main():
+                newest = self._checkpoint.last_checkpoint
+                assert newest is not None
+                write_bytes(self.folder / KEPT, (self.folder / Path(newest).name).read_bytes())
         except OSError as error:
             raise InputError(
                 f"cannot write a checkpoint to {self.folder}: {error.strerror or error}; earlier checkpoints are intact"
@@ -202,7 +238,7 @@ class ResumableCheckpoint:
             signal.signal(number, handler)
         self._previous_handlers = {}
 
-    def _stop_if_interrupted(self, trainer: Engine) -> None:
+    def _stop_if_interrupted(self, trainer: AdaptationTrainer) -> None:
         if self.interrupted_by is None:
             return
         self.save(trainer)

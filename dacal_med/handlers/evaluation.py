@@ -18,6 +18,7 @@ from dacal_med.core.scores import SCORES, ReliabilityTable, reliability_table
 from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.engines.parallel import is_main
 from dacal_med.handlers.cases import CasePanels
+from dacal_med.handlers.sums import save_sums
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
 from dacal_med.reporting.files import write_bytes, write_json
 from dacal_med.reporting.reliability import reliability_overlay
@@ -68,7 +69,9 @@ class EvaluationReport:
         return self.evaluator.scores
 
     def run(self) -> dict[str, Any]:
-        """Evaluate the evaluator's own network; write ``evaluation.json``, ``cases.csv`` and ``reliability.png``.
+        """Evaluate the evaluator's own network and write what was measured.
+
+        Files: ``evaluation.json``, ``cases.csv``, ``statistics.pt`` and ``reliability.png``.
 
         Returns:
             The scores.
@@ -76,7 +79,7 @@ class EvaluationReport:
         scores = self.measure(self.evaluator.network, step=0)
         if is_main():
             write_json(self.output_dir / "evaluation.json", scores)
-            self.write_cases(self.output_dir / "cases.csv")
+            self.write_cases(self.output_dir)
             save_figure(
                 reliability_overlay(
                     {
@@ -92,15 +95,16 @@ class EvaluationReport:
         self.board.close()
         return scores
 
-    def write_cases(self, path: Path) -> None:
-        """Write the scores of each case as CSV, one row a case, in the order of the data; empty where none exists."""
+    def write_cases(self, folder: Path) -> None:
+        """Write each case's sums (``statistics.pt``) and scores (``cases.csv``, a row each, empty if none exists)."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["case", *SCORES])
         for index, case in enumerate(self.evaluator.cases):
             values = [score(case) for score in SCORES.values()]
             writer.writerow([index, *("" if v != v else f"{v:.6g}" for v in values)])
-        write_bytes(path, text.getvalue().encode())
+        write_bytes(folder / "cases.csv", text.getvalue().encode())
+        save_sums(folder / "statistics.pt", self.evaluator.cases, self.evaluator.class_names)
 
 
 def save_figure(figure: Figure, path: Path) -> None:
