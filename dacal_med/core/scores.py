@@ -207,6 +207,33 @@ def summarise_cases(cases: Sequence[SegmentationStatistics]) -> dict[str, Any]:
     return {"per_case": result}
 
 
+def summarise_run(cases: Sequence[SegmentationStatistics], class_names: Sequence[str]) -> dict[str, Any]:
+    """Return everything known of an evaluation: :func:`summarise` of the sum of all cases, and the spread over cases.
+
+    Args:
+        cases: the sums of each case, at least one, on one device.
+        class_names: names by class.
+
+    Raises:
+        ValueError: if there is no case or the number of names is wrong.
+    """
+    return {**summarise(pool(cases), class_names), **summarise_cases(cases)}
+
+
+def pool(cases: Sequence[SegmentationStatistics]) -> SegmentationStatistics:
+    """Return the sum of all cases.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if not cases:
+        raise ValueError("cases: found none, wanted at least one")
+    total = cases[0].copy()
+    for case in cases[1:]:
+        total += case
+    return total
+
+
 def _region(region: str) -> int:
     if region not in REGIONS:
         raise ValueError(f"region: found {region!r}, wanted one of {list(REGIONS)}")

@@ -8,7 +8,7 @@ from dacal_med.data.checking import check_data
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.data.phantom import ensure_phantom
-from dacal_med.data.split import hold_out
+from dacal_med.data.split import hold_out, oracle_fold
 
 __all__ = [
     "Datalist",
@@ -18,4 +18,5 @@ __all__ = [
     "ensure_phantom",
     "hold_out",
     "load_datalist",
+    "oracle_fold",
 ]

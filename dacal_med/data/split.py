@@ -1,14 +1,16 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Hold out part of the labelled source images, on which anything that needs labels may be fitted."""
+"""Splits: the held-out part of the source, on which labels may be fitted, and the folds of the target's oracle."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
+from dacal_med.data.datalist import Datalist
 from dacal_med.errors import InputError
 
 Item = TypeVar("Item")
@@ -40,3 +42,31 @@ def hold_out(items: Sequence[Item], share: float = 0.2, seed: int = 0) -> tuple[
     train = [item for index, item in enumerate(items) if index not in chosen]
     held_out = [item for index, item in enumerate(items) if index in chosen]
     return train, held_out
+
+
+def oracle_fold(datalist: Datalist, fold: int, folds: int = 2) -> Datalist:
+    """Return a data set whose training labels are those of the target's evaluation images, cross-validated.
+
+    For the bound "trained on target labels" and nothing else: every ``folds``-th image of ``target_val`` is evaluated,
+    the others become the labelled source, so that no image is evaluated by a network that has seen its label.
+
+    Args:
+        datalist: with ``target_val``.
+        fold: which part is evaluated, from 0.
+        folds: number of parts.
+
+    Raises:
+        InputError: if there are fewer evaluation images than parts.
+    """
+    cases = datalist.target_val
+    if len(cases) < folds or not 0 <= fold < folds:
+        raise InputError(
+            f"{datalist.root}: 'target_val' has {len(cases)} labelled image(s) for fold {fold} of {folds}; wanted at "
+            f"least {folds}, to train on some and evaluate on the others."
+        )
+    return replace(
+        datalist,
+        source=tuple(case for index, case in enumerate(cases) if index % folds != fold),
+        target_val=tuple(case for index, case in enumerate(cases) if index % folds == fold),
+        modality={**datalist.modality, "source": datalist.modality["target"]},
+    )

@@ -15,7 +15,7 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from dacal_med.core.scores import summarise, summarise_cases
+from dacal_med.core.scores import pool, summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.engines.parallel import world_size
@@ -141,10 +141,8 @@ class CalibrationEvaluator(Evaluator):
                 case = self.new_statistics()
                 case.load_state_dict(shards[index % world_size()][index // world_size()])
                 self.cases.append(case)
-        self.pooled = self.new_statistics().to(self.cases[0].confusion.device)
-        for case in self.cases:
-            self.pooled += case
-        self.scores = {**summarise(self.pooled, self.class_names), **summarise_cases(self.cases)}
+        self.pooled = pool(self.cases)
+        self.scores = summarise_run(self.cases, self.class_names)
         self.state.metrics.update({k: v for k, v in self.scores.items() if isinstance(v, float)})
 
 
