@@ -50,6 +50,8 @@ class Job:
         resume: arguments appended where ``folder/checkpoints`` holds a checkpoint of an earlier attempt.
         after: names of the jobs that must have succeeded before.
         done: file in ``folder`` whose presence means that the job is finished.
+        following: names of the jobs that must have ended before, well or not.
+        inputs: files that the command reads; other contents are another job.
     """
 
     name: str
@@ -58,10 +60,15 @@ class Job:
     resume: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
     done: str = "metrics.json"
+    following: tuple[str, ...] = ()
+    inputs: tuple[Path, ...] = ()
 
     def fingerprint(self) -> str:
-        """Return the SHA-256 of the command, by which the results of another command are told apart."""
-        return hashlib.sha256(json.dumps(self.command).encode()).hexdigest()
+        """Return the SHA-256 of the command and its inputs, by which the results of another job are told apart."""
+        digest = hashlib.sha256(json.dumps(self.command).encode())
+        for path in self.inputs:
+            digest.update(hashlib.sha256(path.read_bytes()).digest())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,7 @@ class _Child:
 def run_jobs(
     jobs: Sequence[Job], max_parallel: int, environment: Mapping[str, str] | None = None, out: TextIO | None = None
 ) -> dict[str, Outcome]:
-    """Run jobs, at most ``max_parallel`` at once, in the order given wherever ``after`` allows.
+    """Run jobs, at most ``max_parallel`` at once, in the order given wherever ``after`` and ``following`` allow.
 
     A job whose results are there is skipped; one that failed does not stop the others, only those that need it, and is
     tried again by the next call. On Ctrl-C (or SIGTERM) children get SIGINT and :data:`GRACE` seconds to save their
@@ -162,7 +169,11 @@ class _Runner:
             failed = [outcome.name for outcome in ended if not outcome.succeeded]
             if failed:
                 self._end(outcomes, Outcome(job.name, False, message=f"needs {failed[0]}, which failed"))
-            elif len(ended) == len(job.after) and len(self.running) < self.max_parallel:
+            elif (
+                len(ended) == len(job.after)
+                and all(name in outcomes for name in job.following)
+                and len(self.running) < self.max_parallel
+            ):
                 try:
                     self.running[job.name] = _launch(job, self.environment)
                 except (OSError, InputError) as error:
@@ -272,11 +283,11 @@ def _check(jobs: Sequence[Job], max_parallel: int) -> None:
             raise InputError(f"jobs: found {key} more than once, wanted each once: {', '.join(repeated)}")
     names = {job.name for job in jobs}
     for job in jobs:
-        unknown = sorted(set(job.after) - names)
+        unknown = sorted({*job.after, *job.following} - names)
         if unknown:
             raise InputError(f"job {job.name!r}: must run after {unknown[0]!r}, which is none of the jobs")
     try:
-        TopologicalSorter({job.name: job.after for job in jobs}).prepare()
+        TopologicalSorter({job.name: (*job.after, *job.following) for job in jobs}).prepare()
     except CycleError as error:
         raise InputError(f"jobs wait for each other in a circle: {' -> '.join(error.args[1])}") from error
 
@@ -310,7 +321,10 @@ def _difference(content: Mapping[str, object], job: Job) -> str:
     recorded = content.get("command")
     earlier = [str(part) for part in recorded] if isinstance(recorded, list) else []
     pairs = zip_longest(earlier, job.command, fillvalue="nothing")
-    return next((f"it was made with {a!r} where this run has {b!r}" for a, b in pairs if a != b), "another command")
+    return next(
+        (f"it was made with {a!r} where this run has {b!r}" for a, b in pairs if a != b),
+        "its configuration files have changed",
+    )
 
 
 def _cores() -> int:

@@ -1,18 +1,22 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Losses of the student on truth. Pseudo-labels are learned by cross-entropy, where the meta-gradient is exact."""
+"""Losses of the student. The meta-gradient is that of the cross-entropy among them, where it is exact."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from dacal_med.core.batch import soft_cross_entropy
 
 
 def soft_dice_loss(logits: Tensor, targets: Tensor, weights: Tensor, background: int | None = 0) -> Tensor:
-    """Soft Dice loss over the classes present in the batch (V-Net, Milletari et al. 2016, arXiv 1606.04797).
+    r"""Soft Dice loss that soft targets minimise too, over the classes that are the likeliest somewhere in the batch.
 
-    MONAI's ``DiceLoss`` knows no voxel weights, and its ``MaskedDiceLoss`` masks before the softmax.
+    :math:`1 - 2 \sum w \min(p, y) / \sum w (p + y)`, the Dice semimetric loss of Wang et al. (MICCAI 2023, arXiv
+    2303.16296). On one-hot targets it is the soft Dice loss of V-Net (Milletari et al. 2016, arXiv 1606.04797); on soft
+    ones that loss would be least for hard predictions, and undo what the temperature has softened. MONAI's ``DiceLoss``
+    has no voxel weights, and its ``MaskedDiceLoss`` masks before the softmax.
 
     Args:
         logits: ``(B, C, *spatial)``.
@@ -24,14 +28,13 @@ def soft_dice_loss(logits: Tensor, targets: Tensor, weights: Tensor, background:
         ``1 - Dice``, averaged over classes, a scalar in ``[0, 1]``; 0 if no class is present.
     """
     axes = [0, *range(2, logits.dim())]
-    probabilities = logits.softmax(dim=1) * weights
-    targets = targets * weights
-    overlap = (probabilities * targets).sum(dim=axes)
-    size = targets.sum(dim=axes)
-    present = size > 0
+    probabilities = logits.softmax(dim=1)
+    overlap = (torch.minimum(probabilities, targets) * weights).sum(dim=axes)
+    total = ((probabilities + targets) * weights).sum(dim=axes)
+    present = ((targets >= 0.5) & (weights > 0)).any(dim=0).flatten(1).any(dim=1)
     if background is not None:
         present[background] = False
-    dice = 2.0 * overlap / (probabilities.sum(dim=axes) + size).clamp_min(1e-6)
+    dice = 2.0 * overlap / total.clamp_min(1e-6)
     return ((1.0 - dice) * present).sum() / present.sum().clamp_min(1)
 
 

@@ -68,7 +68,8 @@ class ResumableCheckpoint:
             from the newest readable checkpoint in ``folder``, a path continues from that file.
         keep_source_end: also keep the checkpoint at the end of warm-up and settling, as ``source_end.pt``.
         fork_from: such a file of a run that differs in host, labeller and meta objective alone. Up to there the two
-            are the same run bit by bit, so this one starts where it ends. Not used where ``resume`` finds a checkpoint.
+            are the same run bit by bit, so this one starts where it ends, or from its own beginning if there is no such
+            file. Not used with ``resume``.
 
     Raises:
         InputError: if ``interval`` or ``n_saved`` is below 1.
@@ -159,7 +160,8 @@ class ResumableCheckpoint:
         """Start where warm-up and settling of another run ended."""
         path = Path(self.fork_from)
         if not path.is_file():
-            raise InputError(f"fork_from: no checkpoint at {path}")
+            logger.warning(f"fork_from: no checkpoint at {path}; this run does its own warm-up, with the same result")
+            return
         state = _load_file(path)
         objects = self.objects(trainer)
         wanted, found = trainer.source_iterations, state.get("trainer", {}).get("iteration")

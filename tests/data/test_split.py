@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dacal_med.data.split import hold_out
+from dacal_med.data.datalist import Datalist
+from dacal_med.data.split import hold_out, oracle_fold
 from dacal_med.errors import InputError
 
 
@@ -47,3 +50,17 @@ def test_nothing_may_be_held_out() -> None:
 def test_wrong_share(share: float) -> None:
     with pytest.raises(InputError, match=f"held_out_share: found {share}"):
         hold_out([1, 2, 3], share)
+
+
+def test_the_folds_of_the_oracle_evaluate_every_case_once(tmp_path):
+    cases = [{"image": f"i{k}", "label": f"l{k}"} for k in range(5)]
+    data = Datalist(
+        "d", tmp_path, ("a", "b"), (0, 1), (), ({"image": "s", "label": "t"},), ({"image": "u"},), tuple(cases)
+    )
+    data = dataclasses.replace(data, modality={"source": "CT", "target": "MR"})
+    folds = [oracle_fold(data, fold) for fold in range(2)]
+    assert [f.target_val for f in folds] == [tuple(cases[0::2]), tuple(cases[1::2])]
+    assert [f.source for f in folds] == [tuple(cases[1::2]), tuple(cases[0::2])]
+    assert all(f.modality == {"source": "MR", "target": "MR"} and f.target_train == data.target_train for f in folds)
+    with pytest.raises(InputError, match="has 1 labelled image"):
+        oracle_fold(dataclasses.replace(data, target_val=tuple(cases[:1])), 0)

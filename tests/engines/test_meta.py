@@ -13,7 +13,7 @@ from monai.networks.nets import UNet
 from dacal_med.core.batch import from_labels, soft_cross_entropy
 from dacal_med.core.mixing import ClassMask, complementary_mixes
 from dacal_med.core.pseudo_labels import HardLabels
-from dacal_med.engines import ComplementaryTruth, make_labeller, make_temperature_learner
+from dacal_med.engines import make_labeller, make_temperature_learner
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import pseudo_batch
 from dacal_med.errors import InputError
@@ -123,29 +123,31 @@ def test_a_non_finite_gradient_is_not_taken():
     assert all(torch.equal(p, b) for p, b in zip(labeller.network.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize("source", ["held_out", "training"])
-@pytest.mark.parametrize("target", ["none", "hard"])
-def test_the_objective_shows_the_complement_of_the_mask(source, target):
-    *_, batch, mask, _, hard = scene()
-    images = []
+def test_balanced_classes_get_the_same_push():
+    """Each class that the teacher predicts has a push of root mean square 1 over as many parts as there are classes."""
+    _, _, labeller, learner, batch, mask, logits, hard = scene(balance="class", prior=0.0)
+    seen = {}
 
-    def forward(image):
-        images.append(image)
-        return torch.zeros(image.shape[0], CLASSES, *image.shape[2:], dtype=image.dtype)
+    class Recorded(torch.nn.Module):
+        def forward(self, logits, image):
+            seen["log"] = torch.zeros_like(logits[:, :1]).requires_grad_(True)
+            return seen["log"].exp()
 
-    value = ComplementaryTruth(source, target).outer_loss(batch, mask, hard)(forward)
-    truth = batch.held_out if source == "held_out" else batch.source
-    assert torch.equal(images[0], torch.where(mask, batch.target_image, truth.image))
-    # Uniform predictions: log C for every voxel, weighed.
-    weights = torch.where(mask, hard.weights if target == "hard" else torch.zeros(()), truth.weights)
-    assert float(value) == pytest.approx(float(weights.mean() * torch.tensor(float(CLASSES)).log()))
+    original, labeller.network = labeller.network, Recorded()
+    learner.update(batch, mask, logits, hard)
+    labeller.network = original
+    push, classes = seen["log"].grad, logits.argmax(dim=1, keepdim=True)
+    present = classes[~mask].unique().tolist()
+    assert len(present) == CLASSES
+    for k in present:
+        voxels = (classes == k) & ~mask & (hard.weights > 0)
+        rms = (push[voxels] * voxels.sum() * CLASSES).square().mean().sqrt()
+        assert float(rms) == pytest.approx(1.0, rel=1e-5)
 
 
 def test_settings_out_of_range_are_refused():
-    with pytest.raises(InputError, match="meta_objective#source: found 'validation'"):
-        ComplementaryTruth("validation")
-    with pytest.raises(InputError, match="meta_objective#target: found 'soft'"):
-        ComplementaryTruth("held_out", "soft")
+    with pytest.raises(InputError, match="meta#balance: found 'region'"):
+        scene(balance="region")
     for options in ({"every": 0}, {"start": -1}, {"prior": -1.0}, {"prior_temperature": 0.0}):
         with pytest.raises(InputError, match=f"{next(iter(options))}={next(iter(options.values()))}"):
             scene(**options)

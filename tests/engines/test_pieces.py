@@ -155,3 +155,20 @@ def test_look_ahead_of_some_layers_only():
     assert set(learner.step.parameters) == {"1.weight", "1.bias"}
     with pytest.raises(ValueError, match="none takes the look-ahead step"):
         make_temperature_learner(make_labeller("learned", 3, 1, 2), network, optimizer, look_ahead="9.")
+
+
+def test_soft_targets_minimise_the_dice_loss():
+    """The classic soft Dice is least at hard predictions, whatever the targets; this one is 0 at the targets alone."""
+    logits = torch.randn(2, 3, 6, 5, dtype=torch.float64)
+    targets = logits.softmax(dim=1)
+    weights = torch.rand(2, 1, 6, 5, dtype=torch.float64)
+    assert float(soft_dice_loss(logits, targets, weights)) == pytest.approx(0.0, abs=1e-12)
+    for scale in (0.5, 2.0, 100.0):
+        assert float(soft_dice_loss(scale * logits, targets, weights)) > 0.02
+
+
+def test_the_dice_loss_leaves_out_classes_that_are_likeliest_nowhere():
+    targets = torch.tensor([0.3, 0.6, 0.1]).view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    weights = torch.ones(1, 1, 4, 4)
+    logits = torch.tensor([0.2, 0.5, 0.3]).log().view(1, 3, 1, 1).expand(1, 3, 4, 4)
+    assert float(soft_dice_loss(logits, targets, weights)) == pytest.approx(1 - 2 * 0.5 / 1.1)

@@ -14,7 +14,7 @@ from ignite.engine import Events
 
 from dacal_med.errors import InputError
 from dacal_med.handlers import ResumableCheckpoint
-from dacal_med.handlers.checkpoint import PATTERN
+from dacal_med.handlers.checkpoint import KEPT, PATTERN
 from tests.engines.builders import tiny_trainer, weights
 
 
@@ -176,3 +176,47 @@ def test_a_full_disk_names_the_folder_and_keeps_what_was_saved(tmp_path, monkeyp
         trainer.run()
     assert [p.name for p in tmp_path.glob(PATTERN)] == ["checkpoint_iteration=3.pt"]
     torch.load(tmp_path / "checkpoint_iteration=3.pt", weights_only=True)
+
+
+def test_a_forked_run_is_the_run_that_warmed_up_itself(tmp_path):
+    """Hosts and labellers play no part in warm-up and settling, so that one run of it serves all."""
+    trunk = tiny_trainer(max_epochs=4, host="source_only", settle_epochs=1)
+    ResumableCheckpoint(tmp_path / "trunk", keep_source_end=True).attach(trunk)
+    trunk.run()
+    for options in ({"meta": {"every": 1}}, {"labeller": "hard", "complement": "none"}):
+        alone = tiny_trainer(max_epochs=4, settle_epochs=1, **options)
+        alone.run()
+        forked = tiny_trainer(max_epochs=4, settle_epochs=1, **options)
+        begun = []
+        ResumableCheckpoint(tmp_path / "forked", fork_from=str(tmp_path / "trunk" / KEPT)).attach(forked)
+        forked.add_event_handler(Events.EPOCH_STARTED, lambda engine, begun=begun: begun.append(engine.state.epoch))
+        forked.run()
+        assert begun == [3, 4]
+        assert torch.equal(weights(forked), weights(alone))
+
+
+@pytest.mark.parametrize(
+    ("kept_of", "forked", "message"),
+    [
+        ({"settle_epochs": 1}, {"settle_epochs": 2}, "is of iteration 6, wanted 9"),
+        ({"settle_epochs": 1}, {"settle_epochs": 1, "seed": 5}, "seed: the checkpoint has '0', this run has '5'"),
+    ],
+)
+def test_forks_from_another_warm_up_are_refused(tmp_path, kept_of, forked, message):
+    trunk = tiny_trainer(max_epochs=4, **kept_of)
+    ResumableCheckpoint(tmp_path / "trunk", keep_source_end=True).attach(trunk)
+    trunk.run()
+    trainer = tiny_trainer(max_epochs=4, **forked)
+    ResumableCheckpoint(tmp_path / "forked", fork_from=str(tmp_path / "trunk" / KEPT)).attach(trainer)
+    with pytest.raises(InputError, match=message):
+        trainer.run()
+
+
+def test_a_missing_fork_warms_up_itself(tmp_path, caplog):
+    trainer = tiny_trainer(max_epochs=4)
+    ResumableCheckpoint(tmp_path, fork_from=str(tmp_path / "nowhere.pt")).attach(trainer)
+    trainer.run()
+    alone = tiny_trainer(max_epochs=4)
+    alone.run()
+    assert torch.equal(weights(trainer), weights(alone))
+    assert "does its own warm-up" in caplog.text

@@ -1,0 +1,104 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m dacal_med <command>``: thin, each command's work is in its own room."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dacal_med.bundle import input_error_in
+from dacal_med.comparison.compare import Comparison, typed_command
+from dacal_med.comparison.methods import DEFAULTS, find_methods
+from dacal_med.errors import InputError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Args:
+        argv: the command line without the program; that of the process by default.
+
+    Returns:
+        The exit status: 0, 1 if some runs failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    options, rest = _parser().parse_known_args(arguments)
+    try:
+        return _compare(options, _overrides(rest), typed_command(arguments))
+    except KeyboardInterrupt:
+        print("\ninterrupted: the same command continues", file=sys.stderr)
+        return 130
+    except Exception as error:
+        # MONAI wraps what is raised while a configuration is built.
+        cause = input_error_in(error)
+        if cause is None:
+            raise
+        print(f"\ndacal_med: {cause}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m dacal_med", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    compare = commands.add_parser(
+        "compare",
+        help="train and measure methods x seeds from one bundle configuration",
+        description="Trains and evaluates each method with each seed from one bundle configuration and writes "
+        "comparison.json, comparison.md and plots. The same command continues where it was interrupted. Every other "
+        "--key value overrides a key of the configuration in all runs, as for `monai.bundle run`.",
+        allow_abbrev=False,
+    )
+    compare.add_argument("--config_file", nargs="+", required=True, help="the bundle's train.json, and overlays")
+    compare.add_argument(
+        "--methods", nargs="+", default=list(DEFAULTS), help=f"what to compare (default: {' '.join(DEFAULTS)})"
+    )
+    compare.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="default: 0 1 2")
+    compare.add_argument("--out", type=Path, required=True, help="folder for results")
+    compare.add_argument("--jobs", type=int, default=1, help="runs side by side (default: 1)")
+    compare.add_argument("--reference", default="", help="method that differences are taken to (default: hard labels)")
+    compare.add_argument(
+        "--no-share", action="store_true", help="warm up anew in every run instead of once for each seed"
+    )
+    return parser
+
+
+def _compare(options: argparse.Namespace, overrides: list[tuple[str, str]], command: str) -> int:
+    find_methods(options.methods)  # a misspelt method is told before anything is read
+    comparison = Comparison(
+        config_files=tuple(options.config_file),
+        methods=tuple(options.methods),
+        seeds=tuple(options.seeds),
+        folder=options.out,
+        overrides=tuple(overrides),
+        reference=options.reference,
+        share_warmup=not options.no_share,
+    )
+    failures = comparison.run(options.jobs, command)
+    print((options.out / "comparison.md").read_text(encoding="utf-8"), flush=True)
+    for (method, seed), message in failures.items():
+        print(f"dacal_med: {method}, seed {seed} failed: {message}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _overrides(words: Sequence[str]) -> list[tuple[str, str]]:
+    """Return ``--key value`` and ``--key=value`` as pairs.
+
+    Raises:
+        InputError: for anything else.
+    """
+    pairs, position = [], 0
+    while position < len(words):
+        key, equals, value = words[position].partition("=")
+        if not key.startswith("--") or len(key) == 2:
+            raise InputError(f"command line: found {words[position]!r}, wanted --key value")
+        if not equals:
+            position += 1
+            if position == len(words):
+                raise InputError(f"command line: found {key} without a value")
+            value = words[position]
+        pairs.append((key[2:], value))
+        position += 1
+    return pairs

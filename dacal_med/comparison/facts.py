@@ -1,0 +1,49 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a reader needs to make a table again: data, seeds, versions, machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from dacal_med.data import Datalist
+
+
+def describe_run(datalist: Datalist, seeds: Sequence[int]) -> dict[str, str]:
+    """Return facts about a comparison, by title.
+
+    Args:
+        datalist: the data.
+        seeds: of the runs.
+    """
+    counts = {"source": datalist.source, "target_train": datalist.target_train, "target_val": datalist.target_val}
+    facts = {
+        "Data": f"{datalist.name} ({', '.join(f'{len(cases)} {name}' for name, cases in counts.items())})",
+        "Seeds": ", ".join(map(str, seeds)),
+        "Versions": ", ".join(f"{name} {version(name)}" for name in ("dacal-med", "torch", "monai")),
+        "Machine": f"{os.cpu_count()} cores ({platform.machine()})"
+        + (f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ", no GPU"),
+        "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+    }
+    commit = _commit()
+    return {**facts, "Commit": commit} if commit else facts
+
+
+def _commit() -> str:
+    """Return the commit of the checkout that this package runs from, empty for an installed package."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return ""
+    try:
+        line = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
+        return subprocess.run(line, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ""  # git itself may be missing; the table stays true without it

@@ -1,0 +1,44 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Sums as a file: what comes back is what went in, and nothing else is taken."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from dacal_med.core.scores import summarise_run
+from dacal_med.core.statistics import SegmentationStatistics
+from dacal_med.errors import InputError
+from dacal_med.handlers.sums import load_sums, save_sums
+
+
+def case(seed: int, **settings) -> SegmentationStatistics:
+    generator = torch.Generator().manual_seed(seed)
+    statistics = SegmentationStatistics(3, **settings)
+    probabilities = torch.rand(1, 3, 6, 5, generator=generator).softmax(dim=1)
+    statistics.update(probabilities, torch.randint(0, 3, (1, 1, 6, 5), generator=generator))
+    return statistics
+
+
+def test_every_score_comes_back(tmp_path):
+    cases = [case(seed, ignore_index=None, background=None, boundary_width=1) for seed in range(3)]
+    save_sums(tmp_path / "statistics.pt", cases, ["a", "b", "c"])
+    loaded, names = load_sums(tmp_path / "statistics.pt")
+    assert names == ("a", "b", "c")
+    assert [c.settings() for c in loaded] == [c.settings() for c in cases]
+    assert summarise_run(loaded, names) == summarise_run(cases, names)
+
+
+def test_another_file_is_refused(tmp_path):
+    with pytest.raises(InputError, match="no statistics at"):
+        load_sums(tmp_path / "statistics.pt")
+    torch.save({"weight": torch.ones(1)}, tmp_path / "statistics.pt")
+    with pytest.raises(InputError, match="not a file of statistics"):
+        load_sums(tmp_path / "statistics.pt")
+    save_sums(tmp_path / "statistics.pt", [case(0)], ["a", "b", "c"])
+    content = torch.load(tmp_path / "statistics.pt", weights_only=True)
+    content["cases"][0]["confusion"] = torch.zeros(2, 2, dtype=torch.int64)
+    torch.save(content, tmp_path / "statistics.pt")
+    with pytest.raises(InputError, match="confusion: found"):
+        load_sums(tmp_path / "statistics.pt")
