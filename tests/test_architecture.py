@@ -22,6 +22,9 @@ RANKS = {
     "engines": 4,
     "handlers": 5,
     "bundle": 6,
+    "comparison": 7,
+    "cli": 8,
+    "__main__": 9,
 }
 MAX_LINES = 400
 HEADER = "# Copyright (c) dacal_med contributors\n# SPDX-License-Identifier: Apache-2.0\n"

@@ -105,7 +105,9 @@ class PostHocCalibration:
         options: dict[str, Any] = {"ignore_index": self.evaluator.ignore_index, "seed": self.seed}
         if name == "pseudocal":
             images = [self._bounded(self._image(item))[0] for item in self.target]
-            return fit_temperature(pseudo_target(self._predict, images, seed=self.seed), seed=self.seed)
+            # Every voxel: the fairer baseline, since without the agreeing background the network seems far less sure.
+            mixed = pseudo_target(self._predict, images, seed=self.seed, differing_only=False)
+            return fit_temperature(mixed, ignore_index=None, seed=self.seed)
         if name == "ts_oracle":
             return fit_temperature(self._predictions(self.evaluator.val_data), **options)
         predictions = self._predictions(self.held_out)
