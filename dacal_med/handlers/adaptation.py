@@ -15,7 +15,6 @@ import torch
 from ignite.engine import Events
 from torch import nn
 
-from dacal_med.core.pseudo_labels import LearnedTemperature
 from dacal_med.core.scores import reliability_table
 from dacal_med.engines.parallel import is_main
 from dacal_med.errors import InputError
@@ -135,9 +134,8 @@ class AdaptationReport:
         """Evaluate the deployed network and keep what the final report needs."""
         if self.evaluation is None:
             return
-        labeller = trainer.labeller
-        temperature = labeller.temperature if isinstance(labeller, LearnedTemperature) else None
-        scores = self.evaluation.measure(self.deployed(trainer), trainer.state.iteration, temperature)
+        labeller = None if trainer.meta is None else trainer.meta.labeller
+        scores = self.evaluation.measure(self.deployed(trainer), trainer.state.iteration, labeller)
         if moment in MOMENTS:
             self.scores[moment] = scores
             pooled = self.evaluation.evaluator.pooled

@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import torch
 from ignite.engine import Engine, Events
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.reporting.panels import central_slice, image_panel
@@ -27,7 +24,6 @@ class CasePanels:
     def __init__(self, evaluator: CalibrationEvaluator, count: int) -> None:
         self.evaluator = evaluator
         self.count = count
-        self.temperature: Callable[[Tensor, Tensor], Tensor] | None = None
         self._figures: list[tuple[int, Figure]] = []
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, self._draw)
 
@@ -49,25 +45,11 @@ class CasePanels:
             "confidence": confidence,
             "error": prediction != label,
         }
-        if self.temperature is not None:
-            volumes["temperature"] = self._temperature_map(image)
+        if "temperature" in output:
+            volumes["temperature"] = output["temperature"]
         ignored = self.evaluator.ignore_index
         if ignored is not None:
             volumes["error"] = volumes["error"] & (label != ignored)
         slices = central_slice({name: volume[0, 0].float().cpu() for name, volume in volumes.items()})
         figure = image_panel(class_names=self.evaluator.class_names, **slices)  # type: ignore[arg-type]  # no title among them
         self._figures.append((int(output["index"]), figure))
-
-    @torch.no_grad()
-    def _temperature_map(self, image: Tensor) -> Tensor:
-        def window_temperature(window: Tensor) -> Tensor:
-            assert self.temperature is not None
-            return self.temperature(self.evaluator.network(window).float(), window)
-
-        network = self.evaluator.network
-        training = network.training
-        network.eval()
-        result = self.evaluator.inferer(image, window_temperature)
-        network.train(training)
-        assert isinstance(result, Tensor)
-        return result

@@ -6,25 +6,25 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import nn
 
+from dacal_med.core.pseudo_labels import LearnedTemperature
 from dacal_med.core.scores import SCORES, ReliabilityTable, reliability_table
 from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.engines.parallel import is_main
 from dacal_med.handlers.cases import CasePanels
 from dacal_med.handlers.sums import save_sums
+from dacal_med.handlers.temperatures import TemperatureMaps
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
 from dacal_med.reporting.files import write_bytes, write_json
 from dacal_med.reporting.reliability import reliability_overlay
 from dacal_med.reporting.tables import score_table
-
-Temperature = Callable[[Tensor, Tensor], Tensor]
 
 
 class EvaluationReport:
@@ -43,22 +43,23 @@ class EvaluationReport:
         self.evaluator = evaluator
         self.output_dir = Path(output_dir)
         self.tag = tag
+        self.temperatures = TemperatureMaps(evaluator)  # before the panels, which show its maps
         self.panels = CasePanels(evaluator, panels)
         self.board = TensorBoardCalibration(str(self.output_dir))
 
-    def measure(self, network: nn.Module, step: int, temperature: Temperature | None = None) -> dict[str, Any]:
+    def measure(self, network: nn.Module, step: int, labeller: LearnedTemperature | None = None) -> dict[str, Any]:
         """Evaluate ``network`` and show it in TensorBoard at ``step``.
 
         Args:
             network: maps images to logits.
             step: iteration for TensorBoard.
-            temperature: maps logits and image to a temperature map for the image panels.
+            labeller: learns a temperature, to be shown in the image panels and related to errors.
 
         Returns:
-            The scores.
+            The scores; with ``labeller`` also ``temperature``, as of :meth:`ErrorRanking.summary`.
         """
         self.evaluator.network = network
-        self.panels.temperature = temperature
+        self.temperatures.labeller = labeller
         self.evaluator.run()
         if is_main():
             self.board.calibration(
@@ -66,7 +67,8 @@ class EvaluationReport:
             )
             for index, figure in self.panels.take():
                 self.board.panel(step, f"{self.tag}/case_{index}", figure)
-        return self.evaluator.scores
+        summary = self.temperatures.summary()
+        return self.evaluator.scores if summary is None else {**self.evaluator.scores, "temperature": summary}
 
     def run(self) -> dict[str, Any]:
         """Evaluate the evaluator's own network and write what was measured.
