@@ -203,7 +203,7 @@ def build(variant: Variant, settings: Settings, iterations: int) -> AdaptationTr
     meta = make_temperature_learner(labeller, network, optimizer, method=variant.method, **options)
     if meta is not None and variant.library is not None:
         meta.step = LibraryStep(network, optimizer, variant.library)
-    host = make_host("dacs", complement="hard")
+    host = make_host("dacs", complement="same")
     options = {"truth_loss_function": dice_cross_entropy, "max_gradient_norm": 1.0}
     return AdaptationTrainer(device, 1, loader, network, optimizer, CLASSES, host, labeller, meta, **options)
 

@@ -87,6 +87,7 @@ def comparison_markdown(result: Mapping[str, Any], command: str, facts: Mapping[
         "Each case scored by itself: mean ± sample standard deviation over cases, both averaged over seeds.",
         _case_table(result),
         *_class_tables(result),
+        *_temperature_table(result),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -250,6 +251,26 @@ def _class_tables(result: Mapping[str, Any]) -> list[str]:
 def _class_cell(scores: Mapping[str, Any], key: str, digits: int) -> str:
     # One against the rest, an absent class has an ECE near 0, which would read as well calibrated.
     return ABSENT if scores.get("dice") is None else _number(scores.get(key), digits)
+
+
+def _temperature_table(result: Mapping[str, Any]) -> list[str]:
+    """Return what the temperature maps of the evaluated cases carry, for methods that learn one."""
+    columns = (("mean T", "mean", 2), ("sd of log T", "std", 2), ("share at its bounds", "at_bounds", 3))
+    columns += (("AUROC for errors", "auroc", 3), ("AUROC, foreground", "foreground_auroc", 3))
+    rows = []
+    for name in table_order(result):
+        entry = result["methods"][name]
+        mean, spread = ((entry[kind] or {}).get("temperature") for kind in ("mean", "std"))
+        if mean is not None:
+            cells = [_mean_and_spread(mean[key], (spread or {}).get(key), digits) for _, key, digits in columns]
+            rows.append([_name(result, name), *cells])
+    if not rows:
+        return []
+    text = (
+        "The learned temperature on the evaluated cases, reported and used for nothing. AUROC: how often a voxel where "
+        "the deployed network is wrong has a higher T than one where it is right."
+    )
+    return ["## Temperature", text, _table(["method", *(title for title, _, _ in columns)], rows)]
 
 
 def _name(result: Mapping[str, Any], name: str) -> str:

@@ -64,7 +64,10 @@ class ClassMask:
 
 @dataclass(frozen=True)
 class BoxMask:
-    """One random box per sample.
+    """One random box per sample (CutMix, Yun et al., ICCV 2019, arXiv 1905.04899).
+
+    With its complement it is the bidirectional copy-paste of Bai et al. (CVPR 2023, arXiv 2305.00673). Unlike a class
+    mask its outline says nothing about the labels.
 
     Args:
         min_share: smallest share of the volume inside the box.

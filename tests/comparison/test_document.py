@@ -262,3 +262,20 @@ def test_overlay_draws_the_table_of_each_method(result):
     assert curves["Ours (ECE 26.25 %)"] == pytest.approx([0.4, 0.8])
     assert figure.axes[0].get_legend() is None
     assert len(figure.legends[0].get_texts()) == 4
+
+
+def test_the_temperature_map_is_shown_for_methods_that_learn_one(tmp_path):
+    maps = [
+        {"mean": 1.25, "std": 0.5, "at_bounds": 0.02, "auroc": 0.7, "foreground_auroc": 0.6},
+        {"mean": 1.35, "std": 0.7, "at_bounds": 0.04, "auroc": 0.8, "foreground_auroc": 0.6},
+    ]
+    values = {
+        "host": [{"dice": 0.5}, {"dice": 0.6}],
+        "ours": [{"dice": 0.7, "temperature": found} for found in maps],
+    }
+    methods = (HOST, MethodInfo("ours", "Ours"))
+    text = comparison_markdown(compare(tmp_path, values, methods), "command", {}).partition("## Temperature")[2]
+    rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == ["| Ours | 1.30 ± 0.07 | 0.60 ± 0.14 | 0.030 ± 0.014 | 0.750 ± 0.071 | 0.600 ± 0.000 |"]
+    without = comparison_markdown(compare(tmp_path / "b", {"host": values["host"]}, (HOST,)), "command", {})
+    assert "## Temperature" not in without

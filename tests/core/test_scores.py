@@ -509,3 +509,17 @@ def test_cases_without_a_score_do_not_count():
     nothing = summarise_cases([])["per_case"]
     assert all(value == {"mean": None, "std": None, "n": 0} for value in nothing.values())
     json.dumps([found, nothing], allow_nan=False)
+
+
+def test_the_foreground_ece_of_a_perfectly_calibrated_prediction_is_not_zero():
+    """Its region is chosen by the truth: errors are all in it, while right background of the same confidence is not."""
+    generator = torch.Generator().manual_seed(1)
+    p = torch.rand(1, 1, 1000, 1000, generator=generator)
+    label = (torch.rand(p.shape, generator=generator) < p).long()
+    statistics = SegmentationStatistics(2, ignore_index=None)
+    statistics.update(torch.cat([1 - p, p], dim=1), label)
+    assert ece(statistics) < 0.003
+    # Background at p < 1/2 counts where the truth is foreground, with p of the voxels and all of them wrong:
+    # voxels 1/2 + 1/8, sum of confidences (1 - 1/4) / 2 + (1/8 - 1/24), right 3/8.
+    expected = (3 / 8 + 1 / 12 - 3 / 8) / (5 / 8)
+    assert ece(statistics, region="foreground") == pytest.approx(expected, abs=0.003)
