@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
@@ -85,8 +87,9 @@ class Comparison:
                 f"{datalist.root}: 'target_val' has {len(datalist.target_val)} labelled case(s), wanted at least "
                 f"{FOLDS}: methods are compared on them, and a spread over cases needs two"
             )
-        jobs = self._jobs(methods, config)
-        outcomes = run_jobs(list(jobs.values()), max_parallel)
+        with _alone_in(self.folder):
+            jobs = self._jobs(methods, config)
+            outcomes = run_jobs(list(jobs.values()), max_parallel)
         failures = self._failures(methods, jobs, outcomes)
         for seed in self.seeds:
             if ORACLE in {m.name for m in methods} and (ORACLE, seed) not in failures:
@@ -208,6 +211,20 @@ class Comparison:
                 if messages:
                     failures[method.name, seed] = messages[0]
         return failures
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Hold a folder, so that no second comparison trains into the same runs; the lock ends with the process."""
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise InputError(f"--out: another comparison is running in {folder}; wait for it, or give another") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _parts(method: Method, keep: bool) -> list[tuple[str, dict[str, Any]]]:

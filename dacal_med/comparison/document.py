@@ -255,8 +255,13 @@ def _class_cell(scores: Mapping[str, Any], key: str, digits: int) -> str:
 
 def _temperature_table(result: Mapping[str, Any]) -> list[str]:
     """Return what the temperature maps of the evaluated cases carry, for methods that learn one."""
-    columns = (("mean T", "mean", 2), ("sd of log T", "std", 2), ("share at its bounds", "at_bounds", 3))
-    columns += (("AUROC for errors", "auroc", 3), ("AUROC, foreground", "foreground_auroc", 3))
+    columns = (
+        ("mean T", "mean", 2),
+        ("sd of log T", "std", 2),
+        ("share at its bounds", "at_bounds", 3),
+        ("AUROC for errors", "auroc", 3),
+        ("AUROC, foreground", "foreground_auroc", 3),
+    )
     rows = []
     for name in table_order(result):
         entry = result["methods"][name]

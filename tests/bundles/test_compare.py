@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from dacal_med.cli import main
 from dacal_med.handlers.sums import load_sums
@@ -95,6 +96,13 @@ def test_the_same_command_goes_on_where_it_was(compared, phantom, capsys):
 def test_another_configuration_does_not_mix_with_what_is_there(compared, phantom, capsys):
     assert main(line(compared, phantom, "hard", learning_rate=0.1)) == 2
     assert "belongs to another configuration" in capsys.readouterr().err
+
+
+def test_two_comparisons_do_not_train_into_one_folder(tmp_path, phantom, capsys):
+    with FileLock(tmp_path / ".lock"):
+        assert main(line(tmp_path, phantom, "hard")) == 2
+    assert "another comparison is running" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(

@@ -273,3 +273,22 @@ def test_interruption_lets_children_save_then_ends_them(tmp_path, subprocess_env
     assert not (tmp_path / "never").exists()
     commands = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not [command for command in commands if str(tmp_path) in command], "a child outlived its parent"
+
+
+def test_a_follower_runs_after_the_end_of_another_however_it_ended(tmp_path):
+    jobs = [job(tmp_path, "b", following=("a",)), job(tmp_path, "a", body="raise SystemExit(3)")]
+    outcomes = run(jobs, max_parallel=2)
+    assert not outcomes["a"].succeeded and outcomes["b"].succeeded
+    assert events(tmp_path) == ["start a", "start b", "end b"]
+    with pytest.raises(InputError, match="none of the jobs"):
+        run([job(tmp_path, "c", following=("d",))])
+
+
+def test_other_contents_of_an_input_are_another_job(tmp_path):
+    file = tmp_path / "config.json"
+    file.write_text("1")
+    assert run([job(tmp_path, "a", inputs=(file,))])["a"].succeeded
+    assert run([job(tmp_path, "a", inputs=(file,))])["a"].skipped
+    file.write_text("2")
+    with pytest.raises(InputError, match="its configuration files have changed"):
+        run([job(tmp_path, "a", inputs=(file,))])

@@ -59,6 +59,23 @@ def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, dims
     assert "model.pt" in printed
 
 
+@pytest.mark.parametrize(("host", "labeller"), [("dacs", "learned"), ("dacs", "hard"), ("source_only", "learned")])
+def test_the_temperature_map_is_related_to_errors_where_one_is_learned(tmp_path, host, labeller):
+    trainer = tiny_trainer(host=host, labeller=labeller, meta={"every": 1, "learning_rate": 0.005})
+    report_on(tmp_path, trainer)
+    trainer.run()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    if (host, labeller) != ("dacs", "learned"):
+        assert "temperature" not in metrics["after"]
+        return
+    before, after = metrics["before"]["temperature"], metrics["after"]["temperature"]
+    # A fresh network gives 1 everywhere, which says nothing.
+    assert before["mean"] == pytest.approx(1.0, rel=3e-3)
+    assert (before["std"], before["auroc"], before["at_bounds"]) == (pytest.approx(0.0, abs=1e-6), 0.5, 0.0)
+    assert after["std"] > 0.0
+    assert 0.0 <= after["auroc"] <= 1.0
+
+
 def test_tensorboard_holds_losses_temperatures_scores_and_pictures(tmp_path):
     trainer = tiny_trainer(meta={"every": 1})
     report_on(tmp_path, trainer, interval=1, scalar_interval=1)
