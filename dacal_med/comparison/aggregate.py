@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -21,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from scipy import stats
 
+from dacal_med.comparison.methods import Method
 from dacal_med.core.scores import SCORES, ReliabilityTable, pool, reliability_table
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.errors import InputError
@@ -32,24 +32,6 @@ CONFIDENCE = 0.95
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class MethodInfo:
-    """What a comparison has to know of a method.
-
-    Attributes:
-        name: of its folder.
-        title: as readers see it; that of a post-hoc calibrator is ``"<title of its base> + <calibrator>"``, which is
-            shortened where it stands under its base.
-        oracle: whether it sees target labels, so that it bounds the others and does not compete.
-        base: name of the trained method that a post-hoc calibrator sits on, ``None`` for a trained method.
-    """
-
-    name: str
-    title: str
-    oracle: bool = False
-    base: str | None = None
-
-
 def run_folder(folder: Path, method: str, seed: int) -> Path:
     """Return where the results of one method and seed are, below the folder of the comparison."""
     return folder / "runs" / method / f"seed_{seed}"
@@ -57,7 +39,7 @@ def run_folder(folder: Path, method: str, seed: int) -> Path:
 
 def collect(
     folder: Path,
-    methods: Sequence[MethodInfo],
+    methods: Sequence[Method],
     seeds: Sequence[int],
     failures: Mapping[tuple[str, int], str],
     reference: str,
@@ -283,7 +265,7 @@ def _settings(cases: Sequence[SegmentationStatistics]) -> list[dict[str, int | N
     return [case.settings() for case in cases[:1]]
 
 
-def _entry(method: MethodInfo, runs: Mapping[int, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
+def _entry(method: Method, runs: Mapping[int, Mapping[str, Any]], failed: Mapping[str, str]) -> dict[str, Any]:
     after = [run["after"] for run in runs.values()]
     costs = {
         key: {"mean": combine(values, mean), "std": combine(values, spread)}

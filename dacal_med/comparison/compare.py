@@ -17,7 +17,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from dacal_med.bundle import check_overrides
-from dacal_med.comparison.aggregate import MethodInfo, collect, pooled_tables, read_metrics, run_folder
+from dacal_med.comparison.aggregate import collect, pooled_tables, read_metrics, run_folder
 from dacal_med.comparison.document import write_comparison
 from dacal_med.comparison.facts import describe_run
 from dacal_med.comparison.methods import FOLDS, Method, find_methods
@@ -94,8 +94,7 @@ class Comparison:
         for seed in self.seeds:
             if ORACLE in {m.name for m in methods} and (ORACLE, seed) not in failures:
                 merge_folds(run_folder(self.folder, ORACLE, seed))
-        infos = [MethodInfo(m.name, m.title, m.oracle, m.base) for m in methods]
-        result = collect(self.folder, infos, self.seeds, failures, reference)
+        result = collect(self.folder, methods, self.seeds, failures, reference)
         facts = describe_run(datalist, self.seeds)
         write_comparison(self.folder, result, pooled_tables(self.folder, result), command, facts)
         return failures

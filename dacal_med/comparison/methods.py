@@ -52,12 +52,13 @@ class Method:
     """One row of a comparison.
 
     Attributes:
-        name: as on the command line.
-        title: as in tables.
+        name: as on the command line, and of its folder.
+        title: as in tables; that of a post-hoc calibrator is ``"<title of its base> + <calibrator>"``, which is
+            shortened where it stands under its base.
         overrides: keys of the bundle's configuration that make the method.
         base: the trained method that a post-hoc calibrator sits on, ``None`` for trained methods.
         calibrator: the post-hoc calibrator, a key of :data:`CALIBRATORS`.
-        oracle: whether target labels are used, so that it is a bound and no method.
+        oracle: whether it sees target labels, so that it bounds the others and does not compete.
     """
 
     name: str

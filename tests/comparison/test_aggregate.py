@@ -12,12 +12,13 @@ import pytest
 import torch
 from scipy import stats
 
-from dacal_med.comparison.aggregate import MethodInfo, collect, paired_difference, pooled_tables, run_folder
+from dacal_med.comparison.aggregate import collect, paired_difference, pooled_tables, run_folder
+from dacal_med.comparison.methods import Method
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.errors import InputError
 from tests.comparison.builders import CLASSES, labels, probabilities, scores, sums, write_run
 
-A, B = MethodInfo("a", "Method A"), MethodInfo("b", "Method B")
+A, B = Method("a", "Method A"), Method("b", "Method B")
 
 
 def summary(value, **others):

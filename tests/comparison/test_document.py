@@ -10,8 +10,9 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from dacal_med.comparison.aggregate import MethodInfo, collect, pooled_tables, table_order
+from dacal_med.comparison.aggregate import collect, pooled_tables, table_order
 from dacal_med.comparison.document import comparison_markdown, write_comparison
+from dacal_med.comparison.methods import Method
 from dacal_med.comparison.plots import (
     MAX_CURVES,
     dice_against_ece,
@@ -22,12 +23,12 @@ from dacal_med.comparison.plots import (
 from dacal_med.core.scores import SCORES, ReliabilityTable
 from tests.comparison.builders import sums, write_run
 
-HOST = MethodInfo("host", "Host")
+HOST = Method("host", "Host")
 METHODS = (
     HOST,
-    MethodInfo("host+oracle", "Host + target scaling", oracle=True, base="host"),
-    MethodInfo("ours", "Ours"),
-    MethodInfo("host+scaling", "Host + scaling", base="host"),
+    Method("host+oracle", "Host + target scaling", oracle=True, base="host"),
+    Method("ours", "Ours"),
+    Method("host+scaling", "Host + scaling", base="host"),
 )
 
 
@@ -89,7 +90,7 @@ def test_rows_are_ordered_by_kind(result):
 
 
 def test_a_calibrator_whose_base_is_not_compared_keeps_its_title(tmp_path):
-    methods = (MethodInfo("z+scaling", "Z + scaling", base="z"), HOST)
+    methods = (Method("z+scaling", "Z + scaling", base="z"), HOST)
     values = {"host": [{"dice": 0.5}], "z+scaling": [{"dice": 0.5}]}
     rows = rows_after(comparison_markdown(compare(tmp_path, values, methods, seeds=(0,)), "x", {}), "## Scores")
     assert [row[0] for row in rows[1:]] == ["Host", "↳ Z + scaling"]
@@ -178,7 +179,7 @@ def test_a_method_without_results_has_empty_cells(tmp_path):
 
 
 def test_command_facts_and_pipes(tmp_path):
-    methods = (MethodInfo("host", "a | b"),)
+    methods = (Method("host", "a | b"),)
     text = comparison_markdown(
         compare(tmp_path, {"host": [{"dice": 0.5}]}, methods, seeds=(0,)), "run me", {"commit": "abc", "seeds": "0"}
     )
@@ -222,8 +223,8 @@ def test_dice_against_ece_shows_means_spreads_and_seeds(result):
 
 def many(tmp_path, count):
     """Trained methods m0, m1, ... with falling foreground ECE and a calibrator of m0, the best of all."""
-    methods = [MethodInfo(f"m{k}", f"M{k}") for k in range(count)]
-    methods.append(MethodInfo("m0+c", "M0 + C", base="m0"))
+    methods = [Method(f"m{k}", f"M{k}") for k in range(count)]
+    methods.append(Method("m0+c", "M0 + C", base="m0"))
     values = {m.name: [{"dice": 0.5, "foreground_ece": 0.5 - 0.01 * k}] for k, m in enumerate(methods)}
     return compare(tmp_path, values, methods, seeds=(0,), reference="m1")
 
@@ -273,7 +274,7 @@ def test_the_temperature_map_is_shown_for_methods_that_learn_one(tmp_path):
         "host": [{"dice": 0.5}, {"dice": 0.6}],
         "ours": [{"dice": 0.7, "temperature": found} for found in maps],
     }
-    methods = (HOST, MethodInfo("ours", "Ours"))
+    methods = (HOST, Method("ours", "Ours"))
     text = comparison_markdown(compare(tmp_path, values, methods), "command", {}).partition("## Temperature")[2]
     rows = [line for line in text.splitlines() if line.startswith("| ")]
     assert rows[1:] == ["| Ours | 1.30 ± 0.07 | 0.60 ± 0.14 | 0.030 ± 0.014 | 0.750 ± 0.071 | 0.600 ± 0.000 |"]
