@@ -125,7 +125,7 @@ class LibraryStep(BilevelStep):
             return loss, outer_loss(network)
 
     def torchopt(self, inner: LabelledBatch, outer_loss: OuterLoss) -> tuple[Tensor, Tensor]:
-        """Inner and outer loss by ``torchopt`` (Ren et al., arXiv 2211.06934), from the moments of our optimizer."""
+        """The same by ``torchopt`` (arXiv 2211.06934); ``eps_root``: no infinite slope at a gradient of 0."""
         torchopt: Any = importlib.import_module("torchopt")
         parameters = tuple(self.parameters.values())
         group = self.optimizer.param_groups[0]
@@ -133,7 +133,7 @@ class LibraryStep(BilevelStep):
             rule = torchopt.sgd(group["lr"])
             state = rule.init(parameters)
         else:
-            rule = torchopt.adamw(group["lr"], betas=group["betas"], eps=group["eps"], weight_decay=0.0)
+            rule = torchopt.adamw(group["lr"], betas=group["betas"], eps=group["eps"], eps_root=1e-30, weight_decay=0.0)
             known = [self.optimizer.state[p] for p in parameters]
             mu, nu = [s["exp_avg"] for s in known], [s["exp_avg_sq"] for s in known]
             count = [s["step"].long().to(p.device) for s, p in zip(known, parameters, strict=True)]
