@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dacal_med.bundle import input_error_in
 from dacal_med.comparison.compare import Comparison, typed_command
-from dacal_med.comparison.methods import DEFAULTS, find_methods
+from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
 
 
@@ -66,7 +66,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _compare(options: argparse.Namespace, overrides: list[tuple[str, str]], command: str) -> int:
-    find_methods(options.methods)  # a misspelt method is told before anything is read
     comparison = Comparison(
         config_files=tuple(options.config_file),
         methods=tuple(options.methods),

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,16 @@ class PostHocCalibration:
             return fit_temperature(mixed, ignore_index=None, seed=self.seed)
         if name == "ts_oracle":
             return fit_temperature(self._predictions(self.evaluator.val_data), **options)
-        predictions = self._predictions(self.held_out)
         if name == "ts":
-            return fit_temperature(predictions, **options)
+            return fit_temperature(self._held_out_predictions, **options)
         if name == "vs":
-            return fit_vector(predictions, **options)
-        return fit_local_temperature(predictions, **options)
+            return fit_vector(self._held_out_predictions, **options)
+        return fit_local_temperature(self._held_out_predictions, **options)
+
+    @cached_property
+    def _held_out_predictions(self) -> list[Prediction]:
+        """Predicted once, for whichever calibrators are fitted on them."""
+        return self._predictions(self.held_out)
 
     def _predictions(self, items: Sequence[Mapping[str, Any]]) -> list[Prediction]:
         """Predict whole images and keep a part of each that fits in memory, however large they are."""

@@ -38,8 +38,7 @@ class AdaptationReport:
 
     Writes ``metrics.json`` (``{"before": S, "after": S, "seconds", "peak_memory_mib"}``), ``cases.csv``,
     ``statistics.pt``, ``reliability.png`` and TensorBoard events into ``output_dir``, the deployed weights to
-    ``model_file``, and prints a
-    table. Nothing is selected by what it measures: the deployed network is the last one.
+    ``model_file``, and prints a table. Nothing is selected by what it measures: the deployed network is the last one.
 
     Args:
         evaluation: measures on labelled target cases; ``None`` where there are none: then ``before`` and ``after`` are

@@ -54,10 +54,9 @@ def load_sums(path: str | Path) -> tuple[list[SegmentationStatistics], tuple[str
         raise InputError(f"no statistics at {path}")
     content = load_safely(path, "file of statistics")
     try:
-        settings = dict(content["settings"])
         cases = []
         for state in content["cases"]:
-            case = SegmentationStatistics(settings.pop("num_classes", len(content["class_names"])), **settings)
+            case = SegmentationStatistics(**content["settings"])
             case.load_state_dict(state)
             cases.append(case)
         return cases, tuple(content["class_names"])
