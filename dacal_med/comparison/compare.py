@@ -34,6 +34,7 @@ SHARED = "source_only"
 """The method whose warm-up and settling the others of a seed start from."""
 
 ORACLE = "target_oracle"
+_OWN_KEYS = ("output_dir", "ckpt_dir", "model_file", "seed", "resume", "keep_source_end", "fork_from")
 _START = ["$dacal_med.bundle.start()", "$monai.utils.set_determinism(seed=@seed)"]
 
 
@@ -111,6 +112,7 @@ class Comparison:
         for file in self.config_files:
             if not Path(file).is_file():
                 raise InputError(f"--config_file: found no file {file}")
+        self._check_keys(find_methods(self.methods))
         check_overrides(["--config_file", str(list(self.config_files)), *self._words()])
         parser = ConfigParser()
         parser.read_config(list(self.config_files))
@@ -118,6 +120,15 @@ class Comparison:
         root = Path(self.config_files[0]).resolve().parent.parent
         parser.update({"bundle_root": str(root), **{key: DefaultParseValue(value) for key, value in self.overrides}})
         return parser
+
+    def _check_keys(self, methods: Sequence[Method]) -> None:
+        """Refuse overrides that would reach into every run what the comparison itself sets for each."""
+        for key, _ in self.overrides:
+            if key in _OWN_KEYS:
+                raise InputError(f"--{key}: the comparison sets it for each run; wanted --out, --seeds or --jobs instead")
+            for method in methods:
+                if any(key == own or key.startswith(f"{own}#") for own in method.overrides):
+                    raise InputError(f"--{key}: method {method.name!r} sets it; an override would make methods alike")
 
     def _words(self) -> list[str]:
         return [word for key, value in self.overrides for word in (f"--{key}", value)]
@@ -187,10 +198,7 @@ class Comparison:
         files = [*self.config_files, str(file)]
         line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
         line += ["--output_dir", str(folder), "--model_file", str(model), "--dataset_dir", dataset, "--seed", str(seed)]
-        own = {"output_dir", "model_file", "dataset_dir", "seed"}
-        for key, value in self.overrides:
-            if key not in own:
-                line += [f"--{key}", value]
+        line += [word for key, value in self.overrides if key != "dataset_dir" for word in (f"--{key}", value)]
         return tuple(line), tuple(map(Path, files))
 
     def _failures(
