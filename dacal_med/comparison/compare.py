@@ -125,7 +125,9 @@ class Comparison:
         """Refuse overrides that would reach into every run what the comparison itself sets for each."""
         for key, _ in self.overrides:
             if key in _OWN_KEYS:
-                raise InputError(f"--{key}: the comparison sets it for each run; wanted --out, --seeds or --jobs instead")
+                raise InputError(
+                    f"--{key}: the comparison sets it for each run; wanted --out, --seeds or --jobs instead"
+                )
             for method in methods:
                 if any(key == own or key.startswith(f"{own}#") for own in method.overrides):
                     raise InputError(f"--{key}: method {method.name!r} sets it; an override would make methods alike")

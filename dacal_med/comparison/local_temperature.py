@@ -90,6 +90,7 @@ def fit_local_temperature(
             spatial_dims=first.dim() - 2,
             min_temperature=TEMPERATURES[0],
             max_temperature=TEMPERATURES[1],
+            inputs=("logits", "image"),
         ).to(first.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)

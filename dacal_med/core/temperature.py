@@ -8,6 +8,7 @@ That a network gives a temperature per pixel is the paper's; its layers, bounds 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -17,11 +18,12 @@ from torch.nn import functional
 from dacal_med.core.tensors import plain
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+INPUTS = ("logits", "confidence", "entropy", "image")
 _INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class MetaTemperatureNetwork(nn.Module):
-    """A small convolutional network from ``(log-probabilities, image)`` to a temperature map.
+    """A small convolutional network from what the teacher says, and the image, to a temperature map.
 
     The map is bounded in the log domain: with output ``o``, ``log T = log(max) * tanh(o / log(max))`` for ``o >= 0``
     and ``log(min) * tanh(o / log(min))`` below, which has slope 1 at 0, so that a fresh network (last layer zero) gives
@@ -36,6 +38,9 @@ class MetaTemperatureNetwork(nn.Module):
         min_temperature: lower bound, in ``(0, 1)``.
         max_temperature: upper bound, above 1.
         num_layers: convolutions, at least 2.
+        inputs: what it sees, of ``"logits"`` (log-probabilities of all classes), ``"confidence"`` (log-probability of
+            the most probable one), ``"entropy"`` (relative to that of a uniform guess) and ``"image"``. With the
+            first two alone (default) no class has a temperature of its own, which would act as a bias between classes.
 
     Raises:
         ValueError: if a number is out of range.
@@ -51,6 +56,7 @@ class MetaTemperatureNetwork(nn.Module):
         min_temperature: float = 0.25,
         max_temperature: float = 4.0,
         num_layers: int = 3,
+        inputs: Sequence[str] = ("confidence", "entropy"),
     ) -> None:
         super().__init__()
         if num_classes < 2:
@@ -66,6 +72,9 @@ class MetaTemperatureNetwork(nn.Module):
             raise ValueError(
                 f"found min_temperature={min_temperature}, max_temperature={max_temperature}; wanted 0 < min < 1 < max"
             )
+        if not inputs or len(set(inputs)) != len(inputs) or not set(inputs) <= set(INPUTS):
+            raise ValueError(f"inputs: found {list(inputs)}, wanted at least one of {list(INPUTS)}, each once")
+        self.inputs = tuple(inputs)
         self.num_classes = num_classes
         self.in_channels = in_channels
         self.scale = scale
@@ -73,7 +82,8 @@ class MetaTemperatureNetwork(nn.Module):
         self.max_temperature = max_temperature
         self._interpolation = _INTERPOLATIONS[spatial_dims]
         convolution = _CONVOLUTIONS[spatial_dims]
-        widths = [num_classes + in_channels, *[hidden_channels] * (num_layers - 1)]
+        channels = {"logits": num_classes, "confidence": 1, "entropy": 1, "image": in_channels}
+        widths = [sum(channels[name] for name in self.inputs), *[hidden_channels] * (num_layers - 1)]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [convolution(before, after, 3, padding=1), nn.LeakyReLU(0.1)]
@@ -104,7 +114,7 @@ class MetaTemperatureNetwork(nn.Module):
         logits, image = plain(logits).detach(), plain(image).detach()
         if logits.dtype not in (torch.float32, torch.float64):
             logits = logits.float()
-        features = torch.cat([logits.log_softmax(dim=1), image.to(logits.dtype)], dim=1)
+        features = torch.cat([self._input(name, logits, image) for name in self.inputs], dim=1)
         features = features.to(next(self.parameters()).dtype)
         size = tuple(features.shape[2:])
         reduced = tuple(max(1, math.ceil(n * self.scale)) for n in size)
@@ -114,6 +124,17 @@ class MetaTemperatureNetwork(nn.Module):
         if reduced != size:
             output = functional.interpolate(output, size=size, mode=self._interpolation, align_corners=False)
         return self._bounded(output).exp()
+
+    @staticmethod
+    def _input(name: str, logits: Tensor, image: Tensor) -> Tensor:
+        if name == "image":
+            return image.to(logits.dtype)
+        log_p = logits.log_softmax(dim=1)
+        if name == "confidence":
+            return log_p.amax(dim=1, keepdim=True)
+        if name == "entropy":
+            return -(log_p.exp() * log_p).sum(dim=1, keepdim=True) / math.log(logits.shape[1])
+        return log_p
 
     def _bounded(self, output: Tensor) -> Tensor:
         high, low = math.log(self.max_temperature), math.log(self.min_temperature)

@@ -93,7 +93,7 @@ def make_temperature_learner(
         method: how the meta-gradient is computed, see :class:`BilevelStep`.
         step_size: of the look-ahead step; ``None`` uses the student's learning rate.
         every: see :class:`TemperatureLearner`, as the following.
-        start: first iteration of self-training with a meta-step.
+        start: first iteration of self-training with a meta-step and learned labels; hard ones before.
         prior: weight of the prior on ``log T``.
         prior_temperature: where the prior is centred.
         balance: whether classes weigh the same.

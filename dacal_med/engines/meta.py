@@ -59,7 +59,8 @@ class TemperatureLearner:
         step: the look-ahead on the student.
         objective: outer data and loss.
         every: take the meta-step every so many iterations.
-        start: first iteration of self-training with a meta-step, counted from 0.
+        start: first iteration of self-training with a meta-step and learned labels, counted from 0; the labels are
+            hard until then, which adapts the target faster while the teacher is poor.
         prior: weight of ``(log T - log prior_temperature)^2``.
         prior_temperature: where the prior is centred; 1 believes the teacher.
         balance: ``"class"`` gives each class that the teacher predicts its own scale and the same weight, so that the
@@ -100,9 +101,13 @@ class TemperatureLearner:
         self.prior = prior
         self.log_prior_temperature = float(torch.tensor(prior_temperature).log())
 
+    def started(self, iteration: int) -> bool:
+        """Return whether iteration ``iteration`` of self-training, counted from 0, uses the learned temperature."""
+        return iteration >= self.start
+
     def due(self, iteration: int) -> bool:
         """Return whether iteration ``iteration`` of self-training, counted from 0, takes a meta-step."""
-        return iteration >= self.start and (iteration - self.start) % self.every == 0
+        return self.started(iteration) and (iteration - self.start) % self.every == 0
 
     def update(self, batch: DomainBatch, mask: Tensor, logits: Tensor, hard: PseudoLabels) -> MetaReport:
         """Take one meta-step.

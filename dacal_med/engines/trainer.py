@@ -235,7 +235,8 @@ class AdaptationTrainer(Trainer):
         with torch.no_grad():
             hard = self.hard_labeller(logits, batch.target_image)
         self.state.meta = {}
-        if self.meta is not None and self.meta.due(self.state.iteration - self.source_iterations - 1):
+        iteration = self.state.iteration - self.source_iterations - 1
+        if self.meta is not None and self.meta.due(iteration):
             report = self.meta.update(batch, mask, logits, hard)
             self.state.meta = {
                 "inner_loss": report.inner_loss,
@@ -243,7 +244,8 @@ class AdaptationTrainer(Trainer):
                 "gradient_norm": report.gradient_norm,
             }
         with torch.no_grad():
-            pseudo = self.labeller(logits, batch.target_image)
+            learned = self.meta is None or self.meta.started(iteration)
+            pseudo = self.labeller(logits, batch.target_image) if learned else hard
         self.state.quality = float(pseudo.quality.mean())
         self.state.temperature = temperature_statistics(pseudo.temperature, self.labeller)
         return mask, pseudo, hard

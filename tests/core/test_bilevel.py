@@ -48,7 +48,7 @@ class Problem:
             return torch.randn(2, *shape, *size, generator=generator).to(dtype)
 
         self.network = network.to(dtype).train()
-        self.temperature = MetaTemperatureNetwork(CLASSES, 1, dims).to(dtype)
+        self.temperature = MetaTemperatureNetwork(CLASSES, 1, dims, inputs=("logits", "image")).to(dtype)
         with torch.no_grad():
             for p in self.temperature.parameters():
                 p += 0.3 * torch.randn(p.shape, generator=generator).to(dtype)

@@ -20,6 +20,9 @@ SIZES = {1: (9,), 2: (8, 6), 3: (4, 6, 5)}
 BOUNDS = [(0.25, 4.0), (0.5, 2.0), (0.9, 1.5), (0.01, 1.001), (0.1, 50.0)]
 
 
+ALL = ("logits", "image")
+
+
 def inputs(dims: int, classes: int = 3, channels: int = 1, size=None, dtype=torch.float32, seed: int = 0):
     g = torch.Generator().manual_seed(seed)
     size = SIZES[dims] if size is None else size
@@ -143,7 +146,7 @@ def test_computes_at_the_lower_resolution(dims, scale):
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_full_resolution_in_closed_form(dims):
     """Three layers written out: log-probabilities and image, two 3-wide convolutions, a 1-wide one, the bound."""
-    network = randomised(MetaTemperatureNetwork(3, 2, dims, 5, 1.0), 0.2).double()
+    network = randomised(MetaTemperatureNetwork(3, 2, dims, 5, 1.0, inputs=ALL), 0.2).double()
     logits, image = inputs(dims, channels=2, dtype=torch.float64)
     convolve = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}[dims]
     first, second, last = (m for m in network.layers if not isinstance(m, nn.LeakyReLU))
@@ -160,7 +163,7 @@ def test_full_resolution_in_closed_form(dims):
 def test_half_resolution_averages_and_interpolates(dims):
     """Features are averaged over blocks of 2, the map is interpolated linearly, before the bound."""
     size = (8, 6, 4)[:dims]
-    network = randomised(MetaTemperatureNetwork(3, 1, dims, 5, 0.5), 0.2).double()
+    network = randomised(MetaTemperatureNetwork(3, 1, dims, 5, 0.5, inputs=ALL), 0.2).double()
     logits, image = inputs(dims, size=size, dtype=torch.float64)
     features = torch.cat([logits.log_softmax(1), image], 1)
     pooled = {2: functional.avg_pool2d, 3: functional.avg_pool3d}[dims](features, 2)
@@ -183,7 +186,7 @@ def test_depends_on_probabilities_not_on_logits(dims, seed, shift):
 @pytest.mark.parametrize("dims", [1, 2, 3])
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_every_input_matters(dims, scale):
-    network = randomised(MetaTemperatureNetwork(3, 1, dims, scale=scale), 0.2)
+    network = randomised(MetaTemperatureNetwork(3, 1, dims, scale=scale, inputs=ALL), 0.2)
     logits, image = inputs(dims)
     found = network(logits, image)
     assert found.std() > 1e-3
@@ -191,9 +194,45 @@ def test_every_input_matters(dims, scale):
     assert not torch.allclose(network(logits, 2 * image), found)
 
 
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_confidence_and_entropy_in_closed_form(dims):
+    """With full resolution and one layer's worth of weight on the centre, the map is a function of the two inputs."""
+    network = MetaTemperatureNetwork(3, 1, dims, 1, 1.0, num_layers=2, inputs=("confidence", "entropy")).double()
+    first, last = (m for m in network.layers if not isinstance(m, nn.LeakyReLU))
+    centre = (slice(None), slice(None), *[1] * dims)
+    logits, image = inputs(dims, dtype=torch.float64)
+    p = logits.softmax(1)
+    entropy = -(p * p.log()).sum(1, keepdim=True) / math.log(3)
+    for channel, wanted in enumerate((p.amax(1, keepdim=True).log(), entropy)):
+        with torch.no_grad():
+            first.weight.zero_()
+            first.weight[centre][0, channel] = 1.0
+            first.bias.fill_(100.0)  # far from the kink
+            last.weight.fill_(1.0)
+            last.bias.fill_(-100.0)
+        bound = (2 * (wanted > 0).double() - 1) * math.log(4.0)
+        torch.testing.assert_close(
+            network(logits, image), (bound * (wanted / bound).tanh()).exp(), rtol=1e-9, atol=1e-12
+        )
+
+
+@settings(max_examples=25, deadline=None)
+@given(dims=st.sampled_from([1, 2, 3]), seed=st.integers(0, 999), order=st.permutations(range(4)))
+def test_without_logits_it_does_not_tell_classes_apart(dims, seed, order):
+    logits, image = inputs(dims, classes=4, dtype=torch.float64, seed=seed)
+    blind = randomised(MetaTemperatureNetwork(4, 1, dims, inputs=("confidence", "entropy", "image"))).double()
+    torch.testing.assert_close(blind(logits[:, order], image), blind(logits, image), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("wrong", [(), ("logits", "logits"), ("margin",)])
+def test_unknown_inputs(wrong):
+    with pytest.raises(ValueError, match="inputs: found"):
+        MetaTemperatureNetwork(3, inputs=wrong)
+
+
 @pytest.mark.parametrize("layers", [2, 3, 5])
 def test_number_of_layers_and_width(layers):
-    network = MetaTemperatureNetwork(4, 2, 2, 7, num_layers=layers)
+    network = MetaTemperatureNetwork(4, 2, 2, 7, num_layers=layers, inputs=ALL)
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d)]
     widths = [(m.in_channels, m.out_channels) for m in convolutions]
     assert widths == [(6, 7), *[(7, 7)] * (layers - 2), (7, 1)]

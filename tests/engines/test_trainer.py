@@ -44,9 +44,22 @@ def test_meta_step_is_taken_when_due_and_changes_the_temperature():
     taken = ["meta_gradient_norm" in output for output in outputs]
     # Warm-up takes 3 iterations, then adaptation iterations 0, 1, 2, ...: due at 1, 3, 5, 7.
     assert taken == [False] * 3 + [False, True] * 4 + [False]
-    assert outputs[3]["temperature_mean"] == 1.0
+    assert "temperature_mean" not in outputs[3]  # hard labels until the start
+    assert outputs[4]["temperature_mean"] != 1.0
     assert outputs[-1]["temperature_mean"] != 1.0
     assert all(output["meta_gradient_norm"] > 0 for output in outputs if "meta_gradient_norm" in output)
+
+
+def test_labels_are_hard_until_the_meta_step_starts():
+    """Bit by bit the hard labels' run, as long as the start is not reached."""
+    first, second = tiny_trainer(labeller="hard"), tiny_trainer(meta={"start": 10_000})
+    third = tiny_trainer(meta={"start": 1})
+    students = []
+    for trainer in (first, second, third):
+        trainer.run()
+        students.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
+    assert torch.equal(students[0], students[1])
+    assert not torch.equal(students[0], students[2])
 
 
 def test_settling_delays_the_pseudo_labels_and_not_the_report():
