@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The Meta Temperature Network: one temperature per voxel from teacher logits and image (DA-Cal, arXiv 2602.20860).
+"""The Meta Temperature Network: one temperature per voxel from what the teacher says (DA-Cal, arXiv 2602.20860).
 
 That a network gives a temperature per pixel is the paper's; its layers, bounds and resolution here are our choice.
 """
