@@ -8,9 +8,27 @@ import difflib
 
 from dacal_med.errors import InputError
 from dacal_med.preparation.recipe import Recipe
-from dacal_med.preparation.sets import mmwhs
+from dacal_med.preparation.sets import (
+    amos,
+    brats,
+    btcv_chaos,
+    cc359,
+    hippocampus,
+    mmwhs,
+    mnms,
+    saml,
+)
 
-RECIPES: tuple[Recipe, ...] = mmwhs.RECIPES
+RECIPES: tuple[Recipe, ...] = (
+    *mmwhs.RECIPES,
+    *btcv_chaos.RECIPES,
+    *amos.RECIPES,
+    *saml.RECIPES,
+    *hippocampus.RECIPES,
+    *mnms.RECIPES,
+    *brats.RECIPES,
+    *cc359.RECIPES,
+)
 
 
 def find_recipe(name: str) -> Recipe:
