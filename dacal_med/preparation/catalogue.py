@@ -13,10 +13,13 @@ from dacal_med.preparation.sets import (
     brats,
     btcv_chaos,
     cc359,
+    disc_cup,
     hippocampus,
+    mitochondria,
     mmwhs,
     mnms,
     saml,
+    vessels,
 )
 
 RECIPES: tuple[Recipe, ...] = (
@@ -27,6 +30,9 @@ RECIPES: tuple[Recipe, ...] = (
     *hippocampus.RECIPES,
     *mnms.RECIPES,
     *brats.RECIPES,
+    *mitochondria.RECIPES,
+    *vessels.RECIPES,
+    *disc_cup.RECIPES,
     *cc359.RECIPES,
 )
 
