@@ -13,6 +13,7 @@ from dacal_med.bundle import input_error_in
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
+from dacal_med.preparation import command as preparation
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,8 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 if some runs failed, 2 for bad input, 130 after Ctrl-C.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    options, rest = _parser().parse_known_args(arguments)
     try:
+        # Its recipes have options of their own, and no overrides of a configuration.
+        if arguments[:1] == ["prepare"]:
+            return preparation.run(arguments[1:])
+        options, rest = _parser().parse_known_args(arguments)
         return _compare(options, _overrides(rest), typed_command(arguments))
     except KeyboardInterrupt:
         print("\ninterrupted: the same command continues", file=sys.stderr)
@@ -43,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dacal_med", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("prepare", help="make a data set from public data as downloaded", add_help=False)
     compare = commands.add_parser(
         "compare",
         help="train and measure methods x seeds from one bundle configuration",

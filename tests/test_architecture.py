@@ -20,6 +20,7 @@ RANKS = {
     "reporting": 2,
     "data": 3,
     "engines": 4,
+    "preparation": 4,
     "handlers": 5,
     "bundle": 6,
     "comparison": 7,

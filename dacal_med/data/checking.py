@@ -61,7 +61,7 @@ def check_data(datalist: Datalist, spatial_dims: int, in_channels: int, *, progr
             label_header = read_header(label)
             if label_header.channels != 1:
                 raise InputError(f"{label}: found {label_header.channels} channels; wanted 1, holding label values.")
-            _check_geometry(image, header, label, label_header)
+            check_geometry(image, header, label, label_header)
     counts = dict.fromkeys((*datalist.class_names, *(("ignore",) if datalist.ignore_values else ())), 0)
     labels = 0
     for image, label in tqdm(pairs, desc="voxels", disable=not progress):
@@ -87,8 +87,18 @@ def _check_axes(path: str, header: ImageHeader, spatial_dims: int) -> None:
         )
 
 
-def _check_geometry(image: str, header: ImageHeader, label: str, label_header: ImageHeader) -> None:
-    """Shapes must be equal and corresponding corners of the grids at the same place."""
+def check_geometry(image: str, header: ImageHeader, label: str, label_header: ImageHeader) -> None:
+    """Check that a label lies on its image: equal shapes, corresponding corners of the grids at the same place.
+
+    Args:
+        image: name of the image, for the message.
+        header: of the image.
+        label: name of the label, for the message.
+        label_header: of the label.
+
+    Raises:
+        InputError: another shape, or corners more than a tenth of a voxel apart.
+    """
     if label_header.spatial_shape != header.spatial_shape:
         raise InputError(
             f"{label}: found shape {label_header.spatial_shape}; wanted {header.spatial_shape}, that of {image}."

@@ -1,0 +1,135 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Writing prepared files whole or not at all: NIfTI for volumes, PNG for pictures."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from PIL import Image
+
+from dacal_med.data.checking import check_geometry
+from dacal_med.data.images import ImageHeader, read_header
+from dacal_med.errors import InputError
+from dacal_med.preparation.cases import Case, Picture, Pixels, Plan, Volume
+
+
+@dataclass(frozen=True)
+class Written:
+    """What became of a case.
+
+    Attributes:
+        image: path of the image, relative to the data set, with "/".
+        label: path of the label file; None without one.
+        voxels: voxels per class name; empty without a label.
+        shape: size of the image along each axis.
+    """
+
+    image: str
+    label: str | None
+    voxels: dict[str, int]
+    shape: tuple[int, ...]
+
+
+def write_case(case: Case, plan: Plan, out: Path) -> Written:
+    """Convert one case.
+
+    Args:
+        case: what to write.
+        plan: with the label tables.
+        out: folder of the data set.
+
+    Raises:
+        InputError: an input is unreadable, a label value is not in the table, the label does not lie on its image, or
+            the disk is full.
+    """
+    image_path, header = _write_image(case, out)
+    if case.label is None:
+        return Written(image_path.relative_to(out).as_posix(), None, {}, header.spatial_shape)
+    pixels = case.label()
+    table = plan.tables[case.domain]
+    where = case.inputs[-1]
+    label = table.remap(pixels.array, where)
+    found = ImageHeader(_shape(label, pixels), 1, pixels.affine if isinstance(pixels, Volume) else None)
+    check_geometry(str(case.inputs[0]), header, str(where), found)
+    # Rounding apart, the affine of the image is that of the label: written the same, it stays the same.
+    same = Volume(label, header.affine) if header.affine is not None else Picture(label)
+    label_path = _write(same, out / case.domain / "labels" / case.name)
+    return Written(
+        image_path.relative_to(out).as_posix(),
+        label_path.relative_to(out).as_posix(),
+        table.count(label),
+        header.spatial_shape,
+    )
+
+
+def _write_image(case: Case, out: Path) -> tuple[Path, ImageHeader]:
+    stem = out / case.domain / "images" / case.name
+    if isinstance(case.image, Path):
+        suffix = ".nii.gz" if case.image.name.lower().endswith(".nii.gz") else ".nii"
+        header = read_header(case.image)
+        path = stem.with_name(stem.name + suffix)
+        with replacing(path) as temporary:
+            shutil.copyfile(case.image, temporary)
+        return path, header
+    pixels = case.image()
+    path = _write(pixels, stem)
+    affine = pixels.affine if isinstance(pixels, Volume) else None
+    return path, ImageHeader(_shape(pixels.array, pixels), 1, affine)
+
+
+def _shape(array: np.ndarray[Any, Any], pixels: Pixels) -> tuple[int, ...]:
+    return tuple(array.shape) if isinstance(pixels, Volume) else tuple(array.shape[:2])
+
+
+def _write(pixels: Pixels, stem: Path) -> Path:
+    if isinstance(pixels, Volume):
+        path = stem.with_name(stem.name + ".nii.gz")
+        array = pixels.array
+        # NIfTI readers differ on 64 bits; nothing here needs them.
+        if array.dtype == np.float64:
+            array = array.astype(np.float32)
+        elif array.dtype in (np.int64, np.uint64):
+            array = array.astype(np.int32)
+        with replacing(path) as temporary:
+            nib.save(nib.Nifti1Image(array, pixels.affine), temporary)
+        return path
+    path = stem.with_name(stem.name + ".png")
+    if pixels.array.dtype != np.uint8:
+        raise InputError(f"{path}: found {pixels.array.dtype} pixels; wanted 8 bits.")
+    with replacing(path) as temporary:
+        Image.fromarray(pixels.array).save(temporary)
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path``, renamed to it if the block ends well and removed otherwise.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
