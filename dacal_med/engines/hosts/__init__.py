@@ -33,6 +33,7 @@ __all__ = [
     "SourceOnly",
     "make_host",
     "pseudo_batch",
+    "takes_option",
 ]
 
 HOSTS: dict[str, type[Any]] = {
@@ -71,6 +72,23 @@ def make_host(name: str, base: Host | Mapping[str, Any] | str | None = None, **o
         return kind(**own)
     except TypeError as error:
         raise InputError(f"host {name!r} does not take these options: {error}") from error
+
+
+def takes_option(host: object, option: str) -> bool:
+    """Return whether a host in a configuration, or one of those below it, has an option.
+
+    Args:
+        host: the value of ``"host"`` before it is built: a name, or ``{"name": ..., "base": ..., **options}``.
+        option: e.g. ``"complement"``.
+
+    Returns:
+        Whether; true for anything whose options are not known, which then says so when it is built.
+    """
+    settings = {"name": host} if isinstance(host, str) else host
+    if not isinstance(settings, Mapping) or settings.get("name") not in HOSTS:
+        return True
+    options = _options_of(HOSTS[settings["name"]])
+    return option in options or ("base" in options and takes_option(settings.get("base") or "dacs", option))
 
 
 def _base(base: Host | Mapping[str, Any] | str | None, options: Mapping[str, Any]) -> Host:
