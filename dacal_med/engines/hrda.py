@@ -40,7 +40,7 @@ class AuxiliaryOutput:
 class HasAuxiliaryOutputs(Protocol):
     """A network with auxiliary outputs."""
 
-    def auxiliary(self) -> AbstractContextManager[list[AuxiliaryOutput]]:
+    def auxiliary_outputs(self) -> AbstractContextManager[list[AuxiliaryOutput]]:
         """Collect the auxiliary outputs of the forward passes inside the context, in training mode."""
         ...
 
@@ -148,7 +148,7 @@ class HRDA(nn.Module):
         self._recorded: list[AuxiliaryOutput] | None = None
 
     @contextmanager
-    def auxiliary(self) -> Iterator[list[AuxiliaryOutput]]:
+    def auxiliary_outputs(self) -> Iterator[list[AuxiliaryOutput]]:
         """Collect the detail's logits of the forward passes inside the context, in training mode."""
         self._recorded = []
         try:

@@ -32,7 +32,7 @@ def term_losses(network: nn.Module, inferer: Inferer, term: LossTerm, loss_funct
     batch = term.batch
     with ExitStack() as stack:
         extra = None if term.extra is None else stack.enter_context(term.extra.watching(network))
-        parts = stack.enter_context(network.auxiliary()) if isinstance(network, HasAuxiliaryOutputs) else []
+        parts = stack.enter_context(network.auxiliary_outputs()) if isinstance(network, HasAuxiliaryOutputs) else []
         logits = inferer(batch.image, network)
         assert isinstance(logits, Tensor)
         loss = loss_function(logits.float(), batch.targets, batch.weights)

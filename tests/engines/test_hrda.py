@@ -54,7 +54,7 @@ def test_evaluation_fuses_both_scales_by_hand():
 def test_training_fuses_inside_the_window_alone(dims):
     image = torch.randn(2, 1, *[8] * dims, dtype=torch.float64)
     hrda = wrapped(dims, attention=0.25)
-    with hrda.auxiliary() as parts:
+    with hrda.auxiliary_outputs() as parts:
         fused = hrda(image)
     (part,) = parts
     where = (slice(None), slice(None), *part.window)
@@ -81,7 +81,7 @@ def test_context_and_detail_are_of_one_size_on_the_contexts_grid(sides, scale, s
     size = [n * scale for n in sides]
     hrda = wrapped(len(size), scale=scale)
     image = torch.randn(1, 1, *size, dtype=torch.float64)
-    with hrda.auxiliary() as parts:
+    with hrda.auxiliary_outputs() as parts:
         assert hrda(image).shape == (1, 2, *size)
     assert hrda.network.seen == [(1, 1, *sides)] * 2
     for window, n, length in zip(parts[0].window, size, sides, strict=True):
@@ -89,7 +89,7 @@ def test_context_and_detail_are_of_one_size_on_the_contexts_grid(sides, scale, s
         assert window.start % scale == 0
         assert 0 <= window.start <= n - length
     hrda.eval()
-    with hrda.auxiliary() as parts:
+    with hrda.auxiliary_outputs() as parts:
         assert hrda(image).shape == (1, 2, *size)
     assert parts == []
 
@@ -100,7 +100,7 @@ def test_every_window_is_drawn_and_the_seed_decides():
     def starts():
         found = []
         for _ in range(80):
-            with hrda.auxiliary() as parts:
+            with hrda.auxiliary_outputs() as parts:
                 hrda(image)
             found.append(tuple(part.start for part in parts[0].window))
         return found

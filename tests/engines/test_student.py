@@ -36,7 +36,7 @@ def test_the_detail_takes_its_share_with_the_labels_of_its_window(dims):
     torch.manual_seed(5)
     found = term_losses(network, SimpleInferer(), LossTerm("mix", data, 2.0), soft_cross_entropy)["mix"]
     torch.manual_seed(5)
-    with network.auxiliary() as parts:
+    with network.auxiliary_outputs() as parts:
         fused = network(data.image)
     where = (slice(None), slice(None), *parts[0].window)
     whole = soft_cross_entropy(fused, data.targets, data.weights)

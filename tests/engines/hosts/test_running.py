@@ -105,3 +105,24 @@ def test_stacked_hosts_tell_their_settings_in_the_description():
     described = {tiny_trainer(host=make_host("mic", **option)).describe()["host"] for option in options}
     assert len(described) == len(options)
     assert "Conv" not in tiny_trainer(host=make("daformer", 2)).describe()["host"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_mixing_the_meta_step_looks_ahead_on_target_images_and_asks_whole_held_out_ones(dims):
+    trainer = tiny_trainer(dims=dims, host=make_host("mean_teacher"), max_epochs=2, epoch_length=1, meta={"every": 1})
+    inner, outer, batches = [], [], []
+    step, terms = trainer.meta.step, trainer.host.terms
+
+    def watched_step(batch, outer_loss, *rest):
+        inner.append(batch)
+        outer_loss(lambda image: (outer.append(image), step.network(image))[1])
+        return step(batch, outer_loss, *rest)
+
+    def watched_terms(batch, *rest):
+        batches.append(batch)
+        return terms(batch, *rest)
+
+    trainer.meta.step, trainer.host.terms = watched_step, watched_terms
+    trainer.run()
+    assert torch.equal(inner[0].image, batches[-1].target_image)
+    assert torch.equal(outer[0], batches[-1].held_out.image)
