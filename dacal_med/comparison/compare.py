@@ -20,7 +20,7 @@ from dacal_med.bundle import check_overrides
 from dacal_med.comparison.aggregate import collect, pooled_tables, read_metrics, run_folder
 from dacal_med.comparison.document import write_comparison
 from dacal_med.comparison.facts import describe_run
-from dacal_med.comparison.methods import FOLDS, Method, find_methods
+from dacal_med.comparison.methods import FOLDS, Method, find_methods, fit_to_host
 from dacal_med.comparison.posthoc import DONE
 from dacal_med.comparison.schedule import Job, Outcome, run_jobs
 from dacal_med.core.scores import summarise_run
@@ -81,6 +81,7 @@ class Comparison:
         if not self.seeds or len(set(self.seeds)) != len(self.seeds):
             raise InputError(f"--seeds: found {list(self.seeds)}, wanted at least one, each once")
         config = self._config()
+        methods = fit_to_host(methods, config.get("host"))
         check_writable(self.folder)
         datalist: Datalist = config.get_parsed_content("datalist")
         if len(datalist.target_val) < FOLDS:
@@ -129,8 +130,12 @@ class Comparison:
                     f"--{key}: the comparison sets it for each run; wanted --out, --seeds or --jobs instead"
                 )
             for method in methods:
-                if any(key == own or key.startswith(f"{own}#") for own in method.overrides):
-                    raise InputError(f"--{key}: method {method.name!r} sets it; an override would make methods alike")
+                # An override of all of `host` would drop `host#complement` again.
+                if any(f"{own}#".startswith(f"{key}#") or key.startswith(f"{own}#") for own in method.overrides):
+                    raise InputError(
+                        f"--{key}: method {method.name!r} sets it; an override would make methods alike. "
+                        f"Put what all methods share into a configuration file after the bundle's"
+                    )
 
     def _words(self) -> list[str]:
         return [word for key, value in self.overrides for word in (f"--{key}", value)]

@@ -10,20 +10,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dacal_med.engines.hosts import takes_option
 from dacal_med.errors import InputError
 
 HOST = "dacal_med.engines.make_host"
+COMPLEMENT = "host#complement"  # on a host that stands on another, that of the host below
 FOLDS = 2
 
 _TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "source_only": ("source only", {"host": {"_target_": HOST, "name": "source_only"}}),
-    "hard": ("hard labels", {"labeller#name": "hard", "host#complement": "none"}),
-    "soft": ("soft labels, T = 1", {"labeller#name": "soft", "host#complement": "none"}),
-    "hard_both": ("hard labels, both mixes", {"labeller#name": "hard", "host#complement": "hard"}),
-    "soft_both": ("soft labels, T = 1, both mixes", {"labeller#name": "soft", "host#complement": "same"}),
+    "hard": ("hard labels", {"labeller#name": "hard", COMPLEMENT: "none"}),
+    "soft": ("soft labels, T = 1", {"labeller#name": "soft", COMPLEMENT: "none"}),
+    "hard_both": ("hard labels, both mixes", {"labeller#name": "hard", COMPLEMENT: "hard"}),
+    "soft_both": ("soft labels, T = 1, both mixes", {"labeller#name": "soft", COMPLEMENT: "same"}),
     "dacal": ("DA-Cal", {}),
     "target_oracle": (
         f"trained on target labels, {FOLDS} folds",
@@ -95,7 +97,7 @@ def find_method(name: str) -> Method:
             overrides = {
                 "labeller#name": "fixed",
                 "labeller#fixed_temperature": temperature,
-                "host#complement": complement,
+                COMPLEMENT: complement,
             }
             return Method(name, f"soft labels, T = {temperature:g}{suffix}", overrides)
     raise InputError(f"--methods: found {name!r}; {_known()}")
@@ -118,6 +120,29 @@ def find_methods(names: Sequence[str]) -> list[Method]:
             methods.setdefault(method.base, find_method(method.base))
         methods.setdefault(name, method)
     return list(methods.values())
+
+
+def fit_to_host(methods: Sequence[Method], host: object) -> list[Method]:
+    """Return the methods as they are on the host of a configuration.
+
+    On a host that does not mix, or mixes once only, there is no complementary mix to leave out.
+
+    Args:
+        methods: of :func:`find_methods`.
+        host: the value of ``"host"`` in the configuration.
+
+    Raises:
+        InputError: for a method that needs the complementary mix on such a host.
+    """
+    if takes_option(host, "complement"):
+        return list(methods)
+    for method in methods:
+        if method.overrides.get(COMPLEMENT, "none") != "none":
+            raise InputError(f"--methods: {method.name!r} needs a host with a complementary mix, found {host}")
+    return [
+        replace(method, overrides={key: value for key, value in method.overrides.items() if key != COMPLEMENT})
+        for method in methods
+    ]
 
 
 def _positive(text: str) -> float | None:

@@ -32,6 +32,15 @@ class MaskGenerator(Protocol):
 
 
 @dataclass(frozen=True)
+class NoMask:
+    """Nothing is pasted: the mix is the target image alone, its complement the source image alone."""
+
+    def __call__(self, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Return an empty mask; the labels only give the shape, and nothing is drawn."""
+        return torch.zeros_like(plain(labels), dtype=torch.bool)
+
+
+@dataclass(frozen=True)
 class ClassMask:
     """Half of the classes present, chosen for each sample on its own.
 

@@ -8,12 +8,14 @@ from dacal_med.data.checking import check_data
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.data.phantom import ensure_phantom
+from dacal_med.data.rare_classes import RareClassSampling
 from dacal_med.data.split import hold_out, oracle_fold
 
 __all__ = [
     "Datalist",
     "PairedDataset",
     "PairedLoader",
+    "RareClassSampling",
     "check_data",
     "ensure_phantom",
     "hold_out",

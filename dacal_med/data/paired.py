@@ -24,7 +24,7 @@ from dacal_med.core.tensors import plain
 Transform = Callable[[Any], Any]
 KEYS = ("image", "label")
 _STREAMS = {"source": 0, "target": 1, "held_out": 2}
-_ORDER, _AUGMENTATION = 0, 1
+_ORDER, _AUGMENTATION, _SAMPLING = 0, 1, 2
 
 
 class MapDataset(Protocol):
@@ -33,6 +33,21 @@ class MapDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Any: ...
+
+
+class SourceSampling(Protocol):
+    """Which source image a draw takes instead of the next one in order, such as :class:`RareClassSampling`."""
+
+    size: int
+    tries: int
+
+    def choose(self, rng: np.random.Generator) -> tuple[int, int]:
+        """Draw the index of an image, and the class for which it was taken."""
+        ...
+
+    def accepts(self, label: Any, wanted: int) -> bool:
+        """Return whether the transformed item, by its label ``(1, *spatial)``, shows enough of that class."""
+        ...
 
 
 class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
@@ -49,10 +64,12 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
         warmup_transform: takes the place of ``source_transform`` in the first ``warmup_draws`` draws, so that what
             belongs to the adaptation (the target's look, strong random appearance) stays out of the warm-up.
         warmup_draws: draws of the warm-up, over all ranks: iterations times batch size times ranks.
+        source_sampling: chooses the source images, and has their random transforms drawn again where the result shows
+            too little of what was chosen; None takes each image once per pass.
         seed: of the order of the images and of the random transforms.
 
     Raises:
-        ValueError: a data set is empty, or ``warmup_draws`` is negative.
+        ValueError: a data set is empty, ``warmup_draws`` is negative, or ``source_sampling`` knows another data set.
     """
 
     def __init__(
@@ -66,6 +83,7 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
         held_out_transform: Transform | None = None,
         warmup_transform: Transform | None = None,
         warmup_draws: int = 0,
+        source_sampling: SourceSampling | None = None,
         seed: int = 0,
     ) -> None:
         datasets = {
@@ -81,6 +99,11 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
                 raise ValueError(f"the {key} data set is empty; wanted at least one item.")
         if warmup_draws < 0:
             raise ValueError(f"warmup_draws is {warmup_draws}; wanted a number from 0.")
+        if source_sampling is not None and source_sampling.size != len(source):
+            raise ValueError(
+                f"source_sampling was made for {source_sampling.size} images; wanted the {len(source)} of the source."
+            )
+        self.source_sampling = source_sampling
         self.warmup_transform = warmup_transform
         self.warmup_draws = int(warmup_draws)
         self.seed = int(seed)
@@ -91,7 +114,7 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
         return max(len(self.datasets["source"]), len(self.datasets["target"]))
 
     def case_index(self, domain: str, draw: int) -> int:
-        """Which item of a domain the draw takes; every item once per pass over the domain.
+        """Which item of a domain the draw takes; every item once per pass over the domain, unless sampling chooses.
 
         Args:
             domain: "source", "target" or "held_out".
@@ -100,6 +123,8 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
         Returns:
             The index into that domain's data set.
         """
+        if domain == "source" and self.source_sampling is not None:
+            return self._sampled(self.source_sampling, draw)[0]
         turn, position = divmod(draw, len(self.datasets[domain]))
         known = self._orders.get(domain)
         if known is None or known[0] != turn:
@@ -115,13 +140,30 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
         return {domain: self._item(domain, draw) for domain in self.datasets}
 
     def _item(self, domain: str, draw: int) -> dict[str, torch.Tensor]:
-        item = self.datasets[domain][self.case_index(domain, draw)]
+        sampling = self.source_sampling
+        if domain != "source" or sampling is None:
+            return self._transformed(domain, self.case_index(domain, draw), draw)
+        case, wanted = self._sampled(sampling, draw)
+        item = self._transformed(domain, case, draw)
+        for attempt in range(1, sampling.tries + 1):
+            if sampling.accepts(item["label"], wanted):
+                break
+            item = self._transformed(domain, case, draw, attempt)
+        return item
+
+    def _sampled(self, sampling: SourceSampling, draw: int) -> tuple[int, int]:
+        return sampling.choose(np.random.default_rng([self.seed, _STREAMS["source"], _SAMPLING, draw]))
+
+    def _transformed(self, domain: str, case: int, draw: int, attempt: int = 0) -> dict[str, torch.Tensor]:
+        """Return the item after the draw's random transforms; each attempt draws others."""
+        item = self.datasets[domain][case]
         transform = self.transforms[domain]
         if domain == "source" and draw < self.warmup_draws:
             transform = self.warmup_transform
         if transform is not None:
             if isinstance(transform, Randomizable):
-                state = np.random.SeedSequence([self.seed, _STREAMS[domain], _AUGMENTATION, draw]).generate_state(1)
+                entropy = [self.seed, _STREAMS[domain], _AUGMENTATION, draw, *([attempt] if attempt else [])]
+                state = np.random.SeedSequence(entropy).generate_state(1)
                 transform.set_random_state(seed=int(state[0]))
             # A cached item must stay as it is: crops are views, and some transforms write in place.
             item = transform(deepcopy(item))

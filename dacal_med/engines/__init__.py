@@ -6,18 +6,24 @@ from __future__ import annotations
 
 from dacal_med.core.batch import soft_cross_entropy
 from dacal_med.engines.evaluator import CalibrationEvaluator
-from dacal_med.engines.hosts import DACS, SourceOnly, make_host
+from dacal_med.engines.hosts import DACS, DAFormer, MaskedConsistency, MeanTeacher, SourceOnly, make_host
+from dacal_med.engines.hrda import HRDA
 from dacal_med.engines.labellers import make_labeller, make_temperature_learner
 from dacal_med.engines.losses import dice_cross_entropy
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.objectives import ComplementaryTruth, MixedTarget, WeightedObjectives
+from dacal_med.engines.schedules import warmup_polynomial
 from dacal_med.engines.trainer import AdaptationTrainer
 
 __all__ = [
     "DACS",
+    "HRDA",
     "AdaptationTrainer",
     "CalibrationEvaluator",
     "ComplementaryTruth",
+    "DAFormer",
+    "MaskedConsistency",
+    "MeanTeacher",
     "MixedTarget",
     "SourceOnly",
     "TemperatureLearner",
@@ -27,4 +33,5 @@ __all__ = [
     "make_labeller",
     "make_temperature_learner",
     "soft_cross_entropy",
+    "warmup_polynomial",
 ]

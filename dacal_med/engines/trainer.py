@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -24,10 +24,9 @@ from dacal_med.engines.domains import DomainBatch, prepare_domains
 from dacal_med.engines.hosts import Host, LossTerm
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
+from dacal_med.engines.student import Loss, term_losses
 from dacal_med.engines.teacher import Teacher
 from dacal_med.errors import InputError
-
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class NonFiniteLossError(RuntimeError):
@@ -256,12 +255,13 @@ class AdaptationTrainer(Trainer):
         finite = True
         for term in terms:
             with self._autocast():
-                logits = self.inferer(term.batch.image, self.network)
-                loss = term.weight * self._term_loss(logits.float(), term)
+                function = self.truth_loss_function if term.truth else self.loss_function
+                parts = term_losses(self.network, self.inferer, term, function)
+                loss = torch.stack(list(parts.values())).sum()
             # One backward per term: the graphs of two terms never exist together.
             (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-            losses[term.name] = float(loss.detach())
-            finite = finite and math.isfinite(losses[term.name])
+            losses.update({name: float(part.detach()) for name, part in parts.items()})
+            finite = finite and math.isfinite(float(loss.detach()))
         self.fire_event(IterationEvents.LOSS_COMPLETED)
         self.state.losses = losses
         average_gradients(self.network.parameters())
@@ -280,10 +280,6 @@ class AdaptationTrainer(Trainer):
         else:
             self.optimizer.step()
         self.teacher.update(self.network)
-
-    def _term_loss(self, logits: Tensor, term: LossTerm) -> Tensor:
-        loss = self.truth_loss_function if term.truth else self.loss_function
-        return loss(logits, term.batch.targets, term.batch.weights)
 
     def _skip(self) -> None:
         self.skipped += 1

@@ -16,8 +16,8 @@ from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, DiskSaver
 
 from dacal_med.engines.parallel import barrier, is_main
+from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
-from dacal_med.handlers.weights import load_safely
 from dacal_med.reporting.files import write_bytes
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 
 from dacal_med.core.statistics import SegmentationStatistics
+from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
-from dacal_med.handlers.weights import load_safely
 from dacal_med.reporting.files import write_bytes
 
 

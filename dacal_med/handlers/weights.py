@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
 from dacal_med.reporting.files import write_bytes
 
@@ -51,20 +51,3 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
             f"{path} holds another network than this configuration's (other classes, channels or layers?): "
             f"{str(error)[:300]}"
         ) from error
-
-
-def load_safely(path: Path, kind: str) -> Any:
-    """Read a file of tensors and plain values, on the CPU and without unpickling anything else.
-
-    Args:
-        path: the file.
-        kind: what it should be, for the message.
-
-    Raises:
-        InputError: if it cannot be read.
-    """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # Every way a damaged or foreign file can fail ends in one message; the cause stays attached.
-        raise InputError(f"{path} is not a readable {kind}: {type(error).__name__}: {str(error)[:200]}") from error

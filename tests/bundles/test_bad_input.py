@@ -151,7 +151,10 @@ def test_two_dimensional_data_in_a_bundle_for_volumes(refusal, shared_data):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"host#name": "dcas"}, "host: found 'dcas', wanted one of ['dacs', 'source_only']"),
+        (
+            {"host#name": "dcas"},
+            "host: found 'dcas', wanted one of ['dacs', 'daformer', 'mean_teacher', 'mic', 'source_only']",
+        ),
         ({"labeller#name": "sotf"}, "labeller: found 'sotf', wanted one of ['hard', 'soft', 'fixed', 'learned']"),
         ({"max_epoch": 3}, "override --max_epoch: found no key 'max_epoch'; did you mean 'max_epochs'"),
         ({"meta#evry": 3}, "override --meta#evry: found no key 'evry' in 'meta'; did you mean 'every'"),

@@ -114,6 +114,7 @@ def test_two_comparisons_do_not_train_into_one_folder(tmp_path, phantom, capsys)
         (["hard"], {"output_dir": "/elsewhere"}, "--output_dir: the comparison sets it for each run"),
         (["hard", "dacal"], {"labeller#name": "soft"}, "--labeller#name: method 'hard' sets it"),
         (["source_only"], {"host#complement": "none"}, "--host#complement: method 'source_only' sets it"),
+        (["dacal", "hard"], {"host": "{'name': 'mic'}"}, "--host: method 'hard' sets it"),
     ],
 )
 def test_bad_input_is_told_before_anything_runs(tmp_path, phantom, capsys, methods, options, message):

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from dacal_med.comparison.methods import CALIBRATORS, DEFAULTS, find_method, find_methods
+from dacal_med.comparison.methods import CALIBRATORS, DEFAULTS, HOST, find_method, find_methods, fit_to_host
 from dacal_med.errors import InputError
 
 
@@ -59,3 +59,36 @@ def test_unknown_methods_are_refused_with_the_known_ones(name):
         find_methods([name])
     with pytest.raises(InputError, match="found none"):
         find_methods([])
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"name": "dacs", "complement": "same"},
+        {"name": "mic"},
+        {"name": "mic", "base": {"name": "dacs"}},
+        {"name": "mic", "base": {"name": "daformer", "base": "dacs"}},
+        {"_target_": "my.own.Host"},
+        "@elsewhere",
+    ],
+)
+def test_hosts_that_mix_take_the_methods_as_they_are(host):
+    methods = find_methods(["hard", "soft_both", "source_only"])
+    assert fit_to_host(methods, host) == methods
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        {"name": "mean_teacher"},
+        {"name": "mic", "base": "mean_teacher"},
+        {"name": "mic", "base": {"_target_": HOST, "name": "mean_teacher"}},
+    ],
+)
+def test_hosts_that_do_not_mix_have_no_complement_to_leave_out(host):
+    hard, fixed, dacal = fit_to_host(find_methods(["hard", "fixed_2", "dacal"]), host)
+    assert hard.overrides == {"labeller#name": "hard"}
+    assert fixed.overrides == {"labeller#name": "fixed", "labeller#fixed_temperature": 2.0}
+    assert dacal.overrides == {}
+    with pytest.raises(InputError, match=r"'soft_both' needs a host with a complementary mix, found .*mean_teacher"):
+        fit_to_host(find_methods(["hard", "soft_both"]), host)

@@ -16,7 +16,7 @@ from monai.data import MetaTensor
 from skimage import measure
 
 from dacal_med.core.batch import LabelledBatch, from_labels
-from dacal_med.core.mixing import BoxMask, ClassMask, ComponentMask, complementary_mixes, mix, mix_batches
+from dacal_med.core.mixing import BoxMask, ClassMask, ComponentMask, NoMask, complementary_mixes, mix, mix_batches
 
 SIZES = {2: (7, 8), 3: (4, 5, 6)}
 IGNORED = 255
@@ -471,3 +471,12 @@ def test_shapes_that_do_not_fit_are_refused(dims):
         with pytest.raises(ValueError, match="wanted two tensors of one shape"):
             mix(mask, image, other)
     assert mix(mask, image, image).shape == image.shape
+
+
+@pytest.mark.parametrize("size", [(3, 4), (3, 4, 5)])
+def test_no_mask_leaves_both_images_whole(size):
+    labels = torch.randint(0, 3, (2, 1, *size))
+    mask = NoMask()(MetaTensor(labels))
+    assert type(mask) is torch.Tensor
+    assert mask.shape == labels.shape
+    assert not mask.any()

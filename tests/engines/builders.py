@@ -12,6 +12,7 @@ from monai.networks.nets import UNet
 
 from dacal_med.data import PairedDataset, PairedLoader
 from dacal_med.engines import AdaptationTrainer, ComplementaryTruth, make_host, make_labeller, make_temperature_learner
+from dacal_med.engines.hosts import Host
 
 CLASSES = 3
 
@@ -38,7 +39,7 @@ def tiny_network(dims: int, seed: int = 0, **options: Any) -> UNet:
 
 def tiny_trainer(
     dims: int = 2,
-    host: str = "dacs",
+    host: str | Host = "dacs",
     labeller: str = "learned",
     handlers: tuple[Any, ...] = (),
     max_epochs: int = 3,
@@ -52,17 +53,19 @@ def tiny_trainer(
     objective: ComplementaryTruth | None = None,
     held_out: int = 2,
     make_optimizer: Any = torch.optim.AdamW,
+    make_network: Any = None,
     **options: Any,
 ) -> AdaptationTrainer:
     """A trainer on tiny data; every piece is seeded."""
     dataset = PairedDataset(blobs(6, dims, 1.0, 1), blobs(5, dims, -1.0, 2), blobs(held_out, dims, 1.0, 3))
     loader = PairedLoader(dataset, batch_size, epoch_length, rank=rank, world_size=world_size)
-    network = tiny_network(dims)
+    network = (tiny_network if make_network is None else make_network)(dims)
     optimizer = make_optimizer(network.parameters(), lr=1e-3)
     torch.manual_seed(7)
     label = make_labeller(labeller, CLASSES, 1, dims, threshold=0.3)
     learner = make_temperature_learner(label, network, optimizer, objective, **{"every": 2, **(meta or {})})
-    hosts = {"dacs": {"complement": complement}, "source_only": {}}
+    if isinstance(host, str):
+        host = make_host(host, **({"complement": complement} if host == "dacs" else {}))
     return AdaptationTrainer(
         "cpu",
         max_epochs,
@@ -70,7 +73,7 @@ def tiny_trainer(
         network,
         optimizer,
         CLASSES,
-        make_host(host, **hosts[host]),
+        host,
         label,
         learner,
         warmup_epochs=warmup_epochs,

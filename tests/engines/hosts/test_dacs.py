@@ -1,28 +1,15 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Hosts against hand-made mixes."""
+"""DACS against hand-made mixes."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from dacal_med.core.batch import from_labels
-from dacal_med.core.pseudo_labels import PseudoLabels
-from dacal_med.engines.domains import DomainBatch
-from dacal_med.engines.hosts import DACS, Host, SourceOnly, make_host
+from dacal_med.engines.hosts import DACS
 from dacal_med.errors import InputError
-
-
-def example():
-    labels = torch.tensor([[0, 1], [1, 255]]).view(1, 1, 2, 2)
-    source = from_labels(torch.full((1, 1, 2, 2), 5.0), labels, 2)
-    batch = DomainBatch(source, labels, torch.full((1, 1, 2, 2), -5.0), None)
-    mask = torch.tensor([[False, True], [True, False]]).view(1, 1, 2, 2)
-    soft = torch.tensor([0.7, 0.3]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
-    hard = torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 2, 2)
-    weight, quality = torch.full((1, 1, 2, 2), 0.4), torch.tensor([0.4])
-    return batch, mask, PseudoLabels(soft, weight, quality), PseudoLabels(hard, weight, quality)
+from tests.engines.hosts.builders import example
 
 
 def test_dacs_pastes_source_classes_onto_the_target():
@@ -46,18 +33,11 @@ def test_complement_shows_the_other_parts(complement, expected):
     torch.testing.assert_close(mix.batch.targets[0, 1].view(-1), torch.tensor([0.3, 1.0, 1.0, 0.3]))
 
 
-def test_warm_up_and_source_only_learn_from_the_source():
-    batch, mask, soft, hard = example()
+def test_before_self_training_the_source_is_all():
+    batch, _, _, _ = example()
     assert [t.name for t in DACS(complement="hard").terms(batch, None, None, None)] == ["source"]
-    assert [t.name for t in SourceOnly().terms(batch, mask, soft, hard)] == ["source"]
-    assert isinstance(SourceOnly(), Host)
-    assert isinstance(DACS(), Host)
 
 
-def test_unknown_names_and_options_are_refused():
-    with pytest.raises(InputError, match=r"host: found 'dcas', wanted one of \['dacs', 'source_only'\]"):
-        make_host("dcas")
-    with pytest.raises(InputError, match="complemnt"):
-        make_host("dacs", complemnt="hard")
+def test_an_unknown_complement_is_refused():
     with pytest.raises(InputError, match="found 'soft', wanted one of 'none', 'hard', 'same'"):
-        make_host("dacs", complement="soft")
+        DACS(complement="soft")

@@ -1,0 +1,102 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""MIC: masked image consistency on top of another host."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from dacal_med.core.masking import block_mask
+from dacal_med.core.mixing import MaskGenerator
+from dacal_med.core.pseudo_labels import PseudoLabels
+from dacal_med.engines.domains import DomainBatch
+from dacal_med.engines.hosts.base import Host, LossTerm, pseudo_batch
+from dacal_med.engines.hosts.dacs import DACS
+from dacal_med.errors import InputError
+
+
+@dataclass
+class MaskedConsistency:
+    """Masked image consistency, MIC (Hoyer, Dai, Wang, Van Gool, CVPR 2023, arXiv 2212.01322), on another host.
+
+    To the terms of ``base`` it adds one on target images of which blocks are hidden: the student must infer them from
+    their surroundings. The teacher has seen the whole image; its pseudo-labels supervise all of it, hidden or not.
+
+    Args:
+        base: the host below; DACS by default.
+        mask_ratio: share of the blocks that is hidden, in ``[0, 1]``.
+        block_share: edge of a block as a share of the image's longest axis, the same number of voxels along every axis
+            (the whole of a shorter one); the paper's 64 pixels of a crop of 512.
+        block_size: edge of a block in voxels instead, one number or one for each axis.
+        masked_weight: factor of the masked term, at least 0.
+        fill: what hidden voxels hold: ``"mean"`` the mean of each image and channel, which is what the paper's 0 means
+            on its standardised images, or a number.
+
+    Raises:
+        InputError: if a number is out of range, or a block does not fit the image.
+    """
+
+    base: Host = field(default_factory=DACS)
+    mask_ratio: float = 0.7
+    block_share: float = 0.125
+    block_size: int | Sequence[int] | None = None
+    masked_weight: float = 1.0
+    fill: float | str = "mean"
+    uses_target: bool = field(default=True, init=False)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Host):
+            raise InputError(f"host#base: found {type(self.base).__name__}, wanted a host")
+        if not 0.0 <= self.mask_ratio <= 1.0 or not 0.0 < self.block_share <= 1.0 or not self.masked_weight >= 0.0:
+            raise InputError(
+                f"host: found mask_ratio={self.mask_ratio}, block_share={self.block_share}, "
+                f"masked_weight={self.masked_weight}; wanted [0, 1], (0, 1] and at least 0"
+            )
+        if isinstance(self.fill, str) and self.fill != "mean":
+            raise InputError(f"host#fill: found {self.fill!r}, wanted 'mean' or a number")
+
+    @property
+    def mask_generator(self) -> MaskGenerator:
+        """That of the host below."""
+        return self.base.mask_generator
+
+    def terms(
+        self, batch: DomainBatch, mask: Tensor | None, pseudo: PseudoLabels | None, hard: PseudoLabels | None
+    ) -> list[LossTerm]:
+        """Return the terms of the host below and, in self-training, the masked term.
+
+        Raises:
+            InputError: if ``block_size`` does not fit the images' axes, from the first iteration on.
+        """
+        image = batch.target_image
+        blocks = self._blocks(image.shape[2:])
+        terms = self.base.terms(batch, mask, pseudo, hard)
+        if pseudo is not None:
+            hidden = block_mask(len(image), image.shape[2:], blocks, self.mask_ratio).to(image.device)
+            seen = torch.where(hidden, self._filling(image), image)
+            terms.append(LossTerm("masked", pseudo_batch(seen, pseudo), self.masked_weight))
+        return terms
+
+    def _blocks(self, size: Sequence[int]) -> list[int]:
+        """Return the edges of a block along each axis."""
+        if self.block_size is None:
+            edge = max(1, round(self.block_share * max(size)))
+            return [min(edge, n) for n in size]
+        blocks = [self.block_size] * len(size) if isinstance(self.block_size, int) else list(self.block_size)
+        if len(blocks) != len(size):
+            raise InputError(
+                f"host#block_size: found {len(blocks)} numbers, wanted {len(size)}, one for each axis of the images, "
+                f"or one for all"
+            )
+        if any(not 1 <= b <= n for b, n in zip(blocks, size, strict=True)):
+            raise InputError(f"host#block_size: found {blocks} for images of {list(size)}, wanted 1 up to these")
+        return blocks
+
+    def _filling(self, image: Tensor) -> Tensor:
+        if isinstance(self.fill, str):
+            return image.mean(dim=tuple(range(2, image.dim())), keepdim=True)
+        return torch.full((), float(self.fill), dtype=image.dtype, device=image.device)

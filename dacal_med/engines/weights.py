@@ -1,0 +1,29 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Reading files of weights without unpickling."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dacal_med.errors import InputError
+
+
+def load_safely(path: Path, kind: str) -> Any:
+    """Read a file of tensors and plain values, on the CPU and without unpickling anything else.
+
+    Args:
+        path: the file.
+        kind: what it should be, for the message.
+
+    Raises:
+        InputError: if it cannot be read.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # Every way a damaged or foreign file can fail ends in one message; the cause stays attached.
+        raise InputError(f"{path} is not a readable {kind}: {type(error).__name__}: {str(error)[:200]}") from error

@@ -1,0 +1,44 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The losses of a term by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.inferers import SimpleInferer
+from torch import nn
+
+from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
+from dacal_med.engines import HRDA
+from dacal_med.engines.hosts import LossTerm
+from dacal_med.engines.student import term_losses
+
+
+def batch(dims=2):
+    shape = [8] * dims
+    targets = torch.randn(2, 3, *shape).softmax(1)
+    return LabelledBatch(torch.randn(2, 1, *shape), targets, torch.rand(2, 1, *shape))
+
+
+def test_a_plain_network_has_the_loss_of_its_logits():
+    network, data = nn.Conv2d(1, 3, 1), batch()
+    losses = term_losses(network, SimpleInferer(), LossTerm("mix", data, 0.5), soft_cross_entropy)
+    expected = 0.5 * soft_cross_entropy(network(data.image), data.targets, data.weights)
+    assert set(losses) == {"mix"}
+    assert float(losses["mix"].detach()) == float(expected.detach())
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_detail_takes_its_share_with_the_labels_of_its_window(dims):
+    network = HRDA((nn.Conv2d, nn.Conv3d)[dims - 2](1, 3, 1), 3, 1, dims)
+    data = batch(dims)
+    torch.manual_seed(5)
+    found = term_losses(network, SimpleInferer(), LossTerm("mix", data, 2.0), soft_cross_entropy)["mix"]
+    torch.manual_seed(5)
+    with network.auxiliary_outputs() as parts:
+        fused = network(data.image)
+    where = (slice(None), slice(None), *parts[0].window)
+    whole = soft_cross_entropy(fused, data.targets, data.weights)
+    detail = soft_cross_entropy(network.network(data.image[where]), data.targets[where], data.weights[where])
+    torch.testing.assert_close(found, 2.0 * (0.9 * whole + 0.1 * detail))
