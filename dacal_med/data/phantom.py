@@ -1,9 +1,9 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A phantom data set, so that every command works before any data has been found.
+"""Phantom data sets, so that every command works before any data has been found.
 
-Unpaired anatomies are drawn for each domain and written as NIfTI with a ``datalist.json``: labelled CT as the source,
-unlabelled MR as the target, and a few labelled MR for evaluation.
+Unpaired cases are drawn for each of two domains and written as NIfTI or PNG with a ``datalist.json``: labelled ones as
+the source, unlabelled ones as the target, and a few labelled target cases for evaluation.
 """
 
 from __future__ import annotations
@@ -12,23 +12,21 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from scipy.spatial.transform import Rotation
+from PIL import Image
 
 from dacal_med.data.datalist import FILE_NAME
-from dacal_med.data.phantom_anatomy import LABELS, Abdomen
-from dacal_med.data.phantom_rendering import render_ct, render_mr
+from dacal_med.data.phantom_kinds import KINDS, PhantomKind
 from dacal_med.errors import InputError
 
 PARAMETERS_FILE = "phantom.json"
 _VERSION = 1  # raise whenever the same parameters would give other voxels
-_CT_STREAM, _MR_STREAM = 0, 1
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,14 @@ class _Parameters:
     num_target_train: int
     num_target_val: int
     image_size: tuple[int, ...]
-    spacing_mm: float
+    spacing_mm: float | None
+    kind: str
 
     def as_json(self) -> dict[str, Any]:
-        return {**asdict(self), "image_size": list(self.image_size)}
+        content = {**asdict(self), "image_size": list(self.image_size)}
+        if self.kind == "abdomen":
+            del content["kind"]  # as phantoms were noted when there was one kind
+        return content
 
 
 def ensure_phantom(
@@ -53,10 +55,11 @@ def ensure_phantom(
     num_source: int = 24,
     num_target_train: int = 16,
     num_target_val: int = 8,
-    image_size: Sequence[int] = (72, 56, 40),
-    spacing_mm: float = 5.0,
+    image_size: Sequence[int] | None = None,
+    spacing_mm: float | None = None,
+    kind: str = "abdomen",
 ) -> str:
-    """Generate the phantom data set once.
+    """Generate a phantom data set once.
 
     The folder appears complete or not at all: it is built beside its final place and renamed, so that several processes
     may call this at the same time. A later call with the same parameters returns at once.
@@ -64,29 +67,39 @@ def ensure_phantom(
     Args:
         folder: where the data set shall be; parents are created.
         seed: the same seed and sizes give the same voxels.
-        num_source: labelled CT images.
-        num_target_train: unlabelled MR images.
-        num_target_val: labelled MR images for evaluation.
-        image_size: voxels along right-left, front-back and head-foot.
-        spacing_mm: nominal voxel size; CT and MR differ from it by some per cent per case and axis.
+        num_source: labelled images of the source.
+        num_target_train: unlabelled images of the target.
+        num_target_val: labelled images of the target for evaluation.
+        image_size: voxels along right-left, front-back and head-foot, or rows and columns; None for the kind's own.
+        spacing_mm: nominal voxel size; cases differ from it by some per cent. None for the kind's own; pictures have
+            none.
+        kind: "abdomen" (CT to MR), "prostate" (T2 MR, site to site), "brain_tumour" (T2 to T1 MR), "mitochondria"
+            (electron microscopy), "disc_cup" or "vessels" (fundus photographs).
 
     Returns:
         The folder, ``~`` expanded, ready for :func:`dacal_med.data.datalist.load_datalist`.
 
     Raises:
-        InputError: the folder holds something else, or a phantom made with other parameters.
+        InputError: the folder holds something else, or a phantom made with other parameters; ``kind`` is unknown.
         ValueError: a count or size is not positive.
     """
+    if kind not in KINDS:
+        raise InputError(f"phantom kind: found {kind!r}, wanted one of {list(KINDS)}")
     place = Path(folder).expanduser()
-    size = tuple(int(n) for n in image_size)
+    size = tuple(int(n) for n in (KINDS[kind].image_size if image_size is None else image_size))
+    spacing = KINDS[kind].spacing_mm if spacing_mm is None else float(spacing_mm)
     counts = (num_source, num_target_train, num_target_val)
-    if len(size) != 3 or min(size) < 8 or spacing_mm <= 0 or min(counts[:2]) < 1 or num_target_val < 0:
+    axes = len(KINDS[kind].image_size)
+    no_scale = KINDS[kind].spacing_mm is None
+    wrong_spacing = spacing is not None and (no_scale or spacing <= 0)
+    if len(size) != axes or min(size) < 8 or wrong_spacing or min(counts[:2]) < 1 or num_target_val < 0:
         raise ValueError(
-            f"image_size={size}, spacing_mm={spacing_mm}, image counts={counts}: wanted three sizes of at least 8 "
-            "voxels, a positive spacing, and at least one image to train on per domain."
+            f"image_size={size}, spacing_mm={spacing_mm}, image counts={counts}: wanted "
+            f"{'two' if no_scale else 'three'} sizes of at least 8 voxels, "
+            f"{'no' if no_scale else 'a positive'} spacing, and at least one image to train on per domain."
         )
     parameters = _Parameters(
-        _VERSION, int(seed), int(num_source), int(num_target_train), int(num_target_val), size, float(spacing_mm)
+        _VERSION, int(seed), int(num_source), int(num_target_train), int(num_target_val), size, spacing, kind
     )
     if _is_complete(place, parameters):
         return str(place)
@@ -127,76 +140,46 @@ def _is_complete(place: Path, parameters: _Parameters) -> bool:
 
 
 def _build(folder: Path, parameters: _Parameters) -> None:
-    seed, size, spacing = parameters.seed, parameters.image_size, parameters.spacing_mm
+    kind = KINDS[parameters.kind]
+    spacing = kind.spacing(parameters.spacing_mm)
     lists: dict[str, list[dict[str, str]]] = {"source": [], "target_train": [], "target_val": []}
     for index in range(parameters.num_source):
-        rng = np.random.default_rng([seed, _CT_STREAM, index])
-        lists["source"].append(_case(folder, f"ct_{index:03d}", _ct_affine(size, spacing, rng), size, render_ct, rng))
+        lists["source"].append(_case(folder, kind, 0, index, parameters, labelled=True))
     for index in range(parameters.num_target_train + parameters.num_target_val):
-        rng = np.random.default_rng([seed, _MR_STREAM, index])
         labelled = index >= parameters.num_target_train
-        case = _case(folder, f"mr_{index:03d}", _mr_affine(size, spacing, rng), size, render_mr, rng, labelled=labelled)
+        case = _case(folder, kind, 1, index, parameters, labelled=labelled)
         lists["target_val" if labelled else "target_train"].append(case)
     (folder / PARAMETERS_FILE).write_text(json.dumps(parameters.as_json(), indent=2) + "\n", encoding="utf-8")
-    datalist = {
-        "name": "Phantom abdomen, CT to MR",
-        "labels": {str(value): name for value, name in LABELS.items()},
-        "spacing_mm": spacing,
-        "modality": {"source": "CT", "target": "MR"},
-        **lists,
+    datalist: dict[str, Any] = {
+        "name": kind.title,
+        "labels": {str(value): name for value, name in kind.labels.items()},
     }
-    (folder / FILE_NAME).write_text(json.dumps(datalist, indent=2) + "\n", encoding="utf-8")
+    if spacing:
+        datalist["spacing_mm"] = spacing[0] if len(set(spacing)) == 1 else list(spacing)
+    if kind.modality is not None:
+        datalist["modality"] = dict(zip(("source", "target"), kind.modality, strict=True))
+    (folder / FILE_NAME).write_text(json.dumps({**datalist, **lists}, indent=2) + "\n", encoding="utf-8")
 
 
 def _case(
-    folder: Path,
-    name: str,
-    affine: np.ndarray,
-    size: tuple[int, ...],
-    render: Callable[[np.ndarray, np.random.Generator], np.ndarray],
-    rng: np.random.Generator,
-    *,
-    labelled: bool = True,
+    folder: Path, kind: PhantomKind, domain: int, index: int, parameters: _Parameters, *, labelled: bool
 ) -> dict[str, str]:
-    voxels = np.indices(size, dtype=np.float64)
-    points = np.tensordot(affine[:3, :3], voxels, axes=1) + affine[:3, 3].reshape(3, 1, 1, 1)
-    # The anatomy sits at the centre of the grid wherever the scanner's origin is.
-    middle = affine[:3, :3] @ ((np.asarray(size) - 1) / 2) + affine[:3, 3]
-    anatomy = Abdomen(points - middle.reshape(3, 1, 1, 1), rng)
-    domain = name.split("_")[0]
-    entry = {"image": f"{domain}/images/{name}.nii.gz"}
-    _save(folder / entry["image"], render(anatomy.tissue, rng), affine)
+    rng = np.random.default_rng([parameters.seed, domain, index])
+    drawn = kind.draw(domain, parameters.image_size, kind.spacing(parameters.spacing_mm), rng)
+    name, suffix = kind.domains[domain], "png" if drawn.affine is None else "nii.gz"
+    entry = {"image": f"{name}/images/{name}_{index:03d}.{suffix}"}
+    _save(folder / entry["image"], drawn.image, drawn.affine)
     if labelled:
-        entry["label"] = f"{domain}/labels/{name}.nii.gz"
-        _save(folder / entry["label"], anatomy.labels, affine)
+        entry["label"] = f"{name}/labels/{name}_{index:03d}.{suffix}"
+        _save(folder / entry["label"], drawn.labels, drawn.affine)
     return entry
 
 
-def _save(path: Path, array: np.ndarray, affine: np.ndarray) -> None:
+def _save(path: Path, array: np.ndarray, affine: np.ndarray | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if affine is None:
+        Image.fromarray(array).save(path)
+        return
     image = nib.Nifti1Image(array, affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
-
-
-def _ct_affine(size: tuple[int, ...], spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """Stored left, posterior, superior; square pixels and a slice distance of their own per case."""
-    pixel = spacing * rng.uniform(0.94, 1.06)
-    affine = np.diag([-pixel, -pixel, spacing * rng.uniform(0.95, 1.1), 1.0])
-    return _place(affine, size, rng)
-
-
-def _mr_affine(size: tuple[int, ...], spacing: float, rng: np.random.Generator) -> np.ndarray:
-    """Stored right, anterior, superior, slightly oblique."""
-    sizes = spacing * rng.uniform(0.94, 1.08, 3)
-    turn = Rotation.from_euler("xyz", rng.uniform(-5, 5, 3), degrees=True).as_matrix()
-    affine = np.eye(4)
-    affine[:3, :3] = turn * sizes
-    return _place(affine, size, rng)
-
-
-def _place(affine: np.ndarray, size: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Put the grid's centre at a random table position, as scanners do."""
-    centre = rng.uniform(-60, 60, 3)
-    affine[:3, 3] = centre - affine[:3, :3] @ ((np.asarray(size) - 1) / 2)
-    return np.round(affine, 6)

@@ -1,23 +1,14 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Random abdomens made of deformed super-ellipsoids.
-
-Each structure is an implicit shape, inside where its function is below zero, with a random pose, size and exponent, and
-a smooth bumpy surface; one smooth random displacement field bends the whole. Structures are painted in an order of
-priority, so every voxel has exactly one tissue. The idea follows the digital phantoms XCAT (Segars et al., Med Phys 37
-(2010) 4902) and Shepp-Logan (1974), reduced to what a segmentation network needs to find: organs with stable neighbours
-and changing shapes. Coordinates are patient millimetres: x to the right, y to the front, z to the head.
-"""
+"""Random abdomens made of deformed super-ellipsoids, every voxel of exactly one tissue."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import zoom
-from scipy.spatial.transform import Rotation
+
+from dacal_med.data.phantom_shapes import Anatomy, Ellipsoid, smooth_noise
 
 LABELS = {0: "background", 1: "liver", 2: "spleen", 3: "left kidney", 4: "right kidney"}
 
@@ -43,7 +34,7 @@ class Tissue(IntEnum):
     RIGHT_MEDULLA = 15
 
 
-_LABEL_OF_TISSUE = {
+_LABEL_OF_TISSUE: dict[int, int] = {
     Tissue.LIVER: 1,
     Tissue.SPLEEN: 2,
     Tissue.LEFT_CORTEX: 3,
@@ -51,19 +42,6 @@ _LABEL_OF_TISSUE = {
     Tissue.RIGHT_CORTEX: 4,
     Tissue.RIGHT_MEDULLA: 4,
 }
-
-
-@dataclass(frozen=True)
-class Ellipsoid:
-    """A super-ellipsoid before its random changes: centre and half axes in mm, and how freely its pose varies."""
-
-    centre: tuple[float, float, float]
-    half_axes: tuple[float, float, float]
-    turn: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    shift_sd: float = 5.0
-    scale_sd: float = 0.08
-    turn_sd: float = 6.0
-    bumps: float = 0.12
 
 
 _LIVER = (
@@ -79,66 +57,10 @@ _VENA_CAVA = Ellipsoid((20, -22, 0), (12.5, 10.5, 400), shift_sd=3, scale_sd=0.1
 _SPINE = Ellipsoid((0, -58, 0), (22, 19, 400), shift_sd=2, scale_sd=0.06, turn_sd=2, bumps=0.08)
 
 
-def smooth_noise(shape: tuple[int, ...], knots: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Smooth noise of about unit size: a coarse random grid brought to ``shape`` by cubic splines, float32."""
-    field = rng.standard_normal(knots).astype(np.float32)
-    for axis, (size, count) in enumerate(zip(shape, knots, strict=True)):
-        field = np.moveaxis(np.tensordot(_spline_matrix(size, count), field, axes=(1, axis)), 0, axis)
-    return np.ascontiguousarray(field)
+class Abdomen(Anatomy):
+    """One random abdomen; ``tissue`` holds :class:`Tissue`."""
 
-
-@lru_cache(maxsize=64)
-def _spline_matrix(size: int, knots: int) -> np.ndarray:
-    """Cubic interpolation from ``knots`` to ``size`` points; axis by axis is 20 times faster than one 3D zoom."""
-    matrix = zoom(np.eye(knots), (size / knots, 1), order=3, mode="reflect", grid_mode=True)
-    return np.asarray(matrix, dtype=np.float32)
-
-
-class Abdomen:
-    """One random anatomy, sampled on a grid of points.
-
-    Args:
-        points: patient coordinates in mm of every voxel, ``(3, *spatial)``.
-        rng: the only source of randomness.
-
-    Attributes:
-        tissue: a :class:`Tissue` per voxel, uint8 ``(*spatial)``.
-        labels: the label per voxel, uint8 ``(*spatial)``.
-    """
-
-    def __init__(self, points: np.ndarray, rng: np.random.Generator) -> None:
-        self._rng = rng
-        shape = points.shape[1:]
-        self._shape: tuple[int, ...] = tuple(shape)
-        self._size = float(np.clip(rng.normal(1.0, 0.06), 0.86, 1.12))
-        self._stretch = np.clip(rng.normal(1.0, 0.04, 3), 0.9, 1.1)
-        bend = np.stack([smooth_noise(self._shape, (5, 4, 4), rng) for _ in range(3)]) * 5.0
-        offset = rng.normal(0.0, 4.0, (3, 1, 1, 1))
-        scale = (self._size * self._stretch).reshape(3, 1, 1, 1)
-        self._points = ((points + bend + offset) / scale).astype(np.float32)
-        self.tissue = np.full(shape, Tissue.AIR, dtype=np.uint8)
-        self._paint()
-        lookup = np.zeros(len(Tissue), dtype=np.uint8)
-        for tissue, label in _LABEL_OF_TISSUE.items():
-            lookup[tissue] = label
-        self.labels = lookup[self.tissue]
-
-    def _implicit(self, shape: Ellipsoid) -> np.ndarray:
-        """Below zero inside, zero on the surface, in units of the half axes."""
-        rng = self._rng
-        centre = np.asarray(shape.centre) + rng.normal(0.0, shape.shift_sd, 3)
-        half = np.asarray(shape.half_axes) * np.exp(rng.normal(0.0, shape.scale_sd, 3))
-        turn = Rotation.from_euler("xyz", np.asarray(shape.turn) + rng.normal(0.0, shape.turn_sd, 3), degrees=True)
-        exponent = rng.uniform(2.0, 2.6)
-        to_local = (turn.as_matrix().T / half[:, None]).astype(np.float32)
-        relative = self._points - centre.astype(np.float32).reshape(3, 1, 1, 1)
-        local = np.abs(np.tensordot(to_local, relative, axes=1))
-        radius = (local**exponent).sum(axis=0) ** (1.0 / exponent)
-        bumps = shape.bumps * smooth_noise(self._shape, (7, 6, 5), rng) if shape.bumps else 0.0
-        return np.asarray(radius - 1.0 + bumps, dtype=np.float32)
-
-    def _fill(self, where: np.ndarray, tissue: Tissue) -> None:
-        self.tissue[where] = tissue
+    LABEL_OF_TISSUE = _LABEL_OF_TISSUE
 
     def _paint(self) -> None:
         """Paint from what lies outermost or gives way, to what keeps its place."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from dacal_med.data.phantom_anatomy import Tissue, smooth_noise
+from dacal_med.data.phantom_anatomy import Tissue
+from dacal_med.data.phantom_shapes import bias_field, rician
 
 # Mean and standard deviation over cases, in HU.
 _HOUNSFIELD: dict[Tissue, tuple[float, float]] = {
@@ -84,10 +85,8 @@ def render_mr(tissue: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """
     image = np.clip(_draw(tissue, _MAGNITUDE, rng), 0.0, 1.0) ** np.float32(np.exp(rng.normal(0.0, 0.12)))
     image *= 1.0 + 0.06 * _texture(image.shape, rng)
-    image = _blur(image, rng) * _bias_field(image.shape, rng)
-    sigma = rng.uniform(0.02, 0.04)
-    real, imaginary = rng.standard_normal((2, *image.shape), dtype=np.float32) * sigma
-    magnitude = np.hypot(image + real, imaginary)
+    image = _blur(image, rng) * bias_field(image.shape, 0.15, 0.3, rng)
+    magnitude = rician(image, rng.uniform(0.02, 0.04), rng)
     return np.asarray(magnitude * rng.uniform(600, 1000), dtype=np.float32)
 
 
@@ -109,10 +108,3 @@ def _texture(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
     """Grainy but correlated noise of unit standard deviation."""
     noise = gaussian_filter(rng.standard_normal(shape, dtype=np.float32), 0.8, truncate=3.0)
     return np.asarray(noise / noise.std(), dtype=np.float32)
-
-
-def _bias_field(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """A smooth gain of mean one that stays within 30 per cent of it."""
-    field = smooth_noise(shape, (3, 3, 3), rng)
-    field = field / np.abs(field).max() * rng.uniform(0.15, 0.3)
-    return np.asarray(1.0 + field, dtype=np.float32)
