@@ -1,36 +1,88 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny runs of a bundle: a small phantom, a small network, two iterations an epoch."""
+"""Tiny runs of the bundles: a small phantom, a small network, two iterations an epoch."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.conftest import ROOT
 
-BUNDLE = ROOT / "bundles" / "dacal_ct2mr"
-CONFIGS = BUNDLE / "configs"
-TINY = {
-    "network_def#channels": [4, 8],
-    "network_def#strides": [2],
-    "network_def#num_res_units": 1,
-    "roi_size": [16, 16, 16],
+NETWORK = {"network_def#channels": [4, 8], "network_def#strides": [2], "network_def#num_res_units": 1}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle, and how it is tried in seconds.
+
+    Attributes:
+        name: its folder.
+        kind: of phantom.
+        spatial_dims: axes of its images.
+        in_channels: channels of its images.
+        phantom: size of the small phantom.
+    """
+
+    name: str
+    kind: str
+    spatial_dims: int
+    in_channels: int
+    phantom: Mapping[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        return ROOT / "bundles" / self.name
+
+    @property
+    def configs(self) -> Path:
+        return self.folder / "configs"
+
+    @property
+    def tiny(self) -> dict[str, Any]:
+        """Overrides that make everything small."""
+        return {**NETWORK, "roi_size": [16] * self.spatial_dims}
+
+    @property
+    def quick(self) -> dict[str, Any]:
+        """Overrides for a training run of four iterations."""
+        return {**self.tiny, "epoch_length": 2, "warmup_epochs": 1, "max_epochs": 2}
+
+    def load(self, name: str) -> dict[str, Any]:
+        """One of its configurations, as written."""
+        return json.loads((self.configs / f"{name}.json").read_text())
+
+
+BUNDLES = {
+    bundle.name: bundle
+    for bundle in (
+        Bundle("dacal_ct2mr", "abdomen", 3, 1, {"image_size": (24, 20, 16), "spacing_mm": 15.0}),
+        Bundle("dacal_site2site", "prostate", 3, 1, {"image_size": (24, 24, 16), "spacing_mm": 5.0}),
+        Bundle("dacal_brats", "brain_tumour", 3, 1, {"image_size": (24, 24, 20), "spacing_mm": 7.5}),
+        Bundle("dacal_em", "mitochondria", 2, 1, {"image_size": (72, 64)}),
+        Bundle("dacal_fundus", "disc_cup", 2, 3, {"image_size": (72, 64)}),
+    )
 }
-QUICK = {**TINY, "epoch_length": 2, "warmup_epochs": 1, "max_epochs": 2}
+FIRST = BUNDLES["dacal_ct2mr"]
+BUNDLE, CONFIGS, TINY, QUICK = FIRST.folder, FIRST.configs, FIRST.tiny, FIRST.quick
+# The same in every bundle, byte by byte.
+SHARED = ("evaluate.json", "hard_labels.json", "source_only.json", "multi_gpu_train.json", "logging.conf")
 
 
-def configs(*names: str) -> str | list[str]:
+def configs(*names: str, bundle: Bundle = FIRST) -> str | list[str]:
     """Configuration files by name, as ``monai.bundle run`` takes them."""
-    files = [str(CONFIGS / f"{name}.json") for name in names]
+    files = [str(bundle.configs / f"{name}.json") for name in names]
     return files[0] if len(files) == 1 else files
 
 
-def command(*names: str, relative_to: Path | None = None, **overrides: object) -> list[str]:
+def command(*names: str, relative_to: Path | None = None, bundle: Bundle = FIRST, **overrides: object) -> list[str]:
     """A command line; file names are given relative to a folder where one is named."""
-    base = CONFIGS if relative_to is None else CONFIGS.relative_to(relative_to)
+    base = bundle.configs if relative_to is None else bundle.configs.relative_to(relative_to)
     files = [str(base / f"{name}.json") for name in names]
     config = files[0] if len(files) == 1 else str(files)
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]

@@ -1,41 +1,67 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A small phantom and one short training run, shared by the tests of the bundles."""
+"""A small phantom and one short training run of each bundle, shared by the tests of the bundles."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from dacal_med.data import ensure_phantom
-from tests.bundles.builders import QUICK, command, run
+from tests.bundles.builders import BUNDLES, FIRST, Bundle, command, run
 from tests.conftest import ROOT
 
 
-@pytest.fixture(scope="session")
-def phantom(tmp_path_factory) -> str:
-    """A phantom of a few small cases."""
-    return ensure_phantom(
-        tmp_path_factory.mktemp("data") / "phantom",
-        num_source=4,
-        num_target_train=3,
-        num_target_val=2,
-        image_size=(24, 20, 16),
-        spacing_mm=15.0,
-    )
+@pytest.fixture(params=list(BUNDLES))
+def bundle(request) -> Bundle:
+    """Each bundle in turn."""
+    return BUNDLES[request.param]
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory, phantom) -> Path:
-    """The outputs of a short run, started from the repository's root."""
-    folder = tmp_path_factory.mktemp("trained")
-    line = command(
-        "train", relative_to=ROOT, **QUICK, dataset_dir=phantom, output_dir=folder, model_file=folder / "model.pt"
-    )
-    done = run(line, ROOT, {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")})
-    assert done.returncode == 0, done.stderr[-3000:]
-    (folder / "stdout.txt").write_text(done.stdout)
-    (folder / "stderr.txt").write_text(done.stderr)
-    return folder
+def phantom_of(tmp_path_factory) -> Callable[[Bundle], str]:
+    """The phantom of a bundle, a few small cases, drawn when it is first asked for."""
+
+    @cache
+    def make(name: str) -> str:
+        bundle = BUNDLES[name]
+        folder = tmp_path_factory.mktemp("data") / "phantom"
+        counts = {"num_source": 4, "num_target_train": 3, "num_target_val": 2}
+        return ensure_phantom(folder, kind=bundle.kind, **counts, **bundle.phantom)
+
+    return lambda bundle: make(bundle.name)
+
+
+@pytest.fixture(scope="session")
+def trained_of(tmp_path_factory, phantom_of) -> Callable[[Bundle], Path]:
+    """The outputs of a short run of a bundle, started from the repository's root when first asked for."""
+
+    @cache
+    def train(name: str) -> Path:
+        bundle = BUNDLES[name]
+        folder = tmp_path_factory.mktemp("trained")
+        options = {**bundle.quick, "dataset_dir": phantom_of(bundle), "output_dir": folder}
+        line = command("train", bundle=bundle, relative_to=ROOT, **options, model_file=folder / "model.pt")
+        done = run(line, ROOT, {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2")})
+        assert done.returncode == 0, done.stderr[-3000:]
+        (folder / "stdout.txt").write_text(done.stdout)
+        (folder / "stderr.txt").write_text(done.stderr)
+        return folder
+
+    return lambda bundle: train(bundle.name)
+
+
+@pytest.fixture(scope="session")
+def phantom(phantom_of) -> str:
+    """The phantom of the first bundle."""
+    return phantom_of(FIRST)
+
+
+@pytest.fixture(scope="session")
+def trained(trained_of) -> Path:
+    """The short run of the first bundle."""
+    return trained_of(FIRST)

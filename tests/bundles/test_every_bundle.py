@@ -1,0 +1,236 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Every bundle on a small phantom, end to end: train, evaluate, infer, export; and how little they differ."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import sys
+from pathlib import Path
+
+import monai.bundle
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+
+import dacal_med
+from dacal_med.data.images import read_header, read_image
+from dacal_med.data.phantom_kinds import KINDS
+from dacal_med.handlers import load_weights
+from tests.bundles.builders import BUNDLES, FIRST, NETWORK, SHARED, command, configs
+from tests.conftest import ROOT
+
+MAX_CHANGED_LINES = 19
+OWN_KEYS = {
+    *("bundle_root", "dataset_dir", "spatial_dims", "in_channels", "roi_size", "background", "batch_size"),
+    *("file_patterns", "num_classes", "spacing", "intensity", "output_ext", "confidence_scale"),
+}
+SUFFIX = {2: "png", 3: "nii.gz"}
+
+
+def test_every_folder_is_tested():
+    assert {path.name for path in (ROOT / "bundles").iterdir() if path.is_dir()} == set(BUNDLES)
+
+
+def test_differs_from_the_first_in_few_lines(bundle):
+    for name in SHARED:
+        assert (bundle.configs / name).read_bytes() == (FIRST.configs / name).read_bytes()
+    assert (bundle.folder / "LICENSE").read_bytes() == (FIRST.folder / "LICENSE").read_bytes()
+    for name in ("train.json", "inference.json"):
+        files = [(b.configs / name).read_text().splitlines() for b in (FIRST, bundle)]
+        lines = [line for line in difflib.ndiff(*files) if line.startswith("+ ")]
+        assert len(lines) <= MAX_CHANGED_LINES, lines
+        contents = [b.load(name.removesuffix(".json")) for b in (FIRST, bundle)]
+        changed = {key for key in contents[0] | contents[1] if contents[0].get(key) != contents[1].get(key)}
+        assert changed <= OWN_KEYS, f"{name}: a change to one bundle belongs into all: {changed - OWN_KEYS}"
+
+
+def test_has_no_code_of_its_own(bundle):
+    """Not even the name of another package."""
+    wanted = {"configs", "docs", "LICENSE"}
+    assert wanted <= {path.name for path in bundle.folder.iterdir()} <= wanted | {"data", "eval", "models"}
+    assert not list(bundle.configs.rglob("*.py"))
+    for path in bundle.configs.glob("*.json"):
+        for target in re.findall(r'"_target_": "([^"]+)"', path.read_text()):
+            assert target.startswith(("dacal_med.", "monai.", "torch.optim.")) or "." not in target, (path.name, target)
+    assert "dacal_med" not in (bundle.configs / "inference.json").read_text()
+
+
+@pytest.mark.parametrize(("names", "kind"), [(("train",), "train"), (("inference",), "infer")])
+def test_has_every_property_that_monai_wants(bundle, names, kind, phantom_of, tmp_path):
+    workflow = ConfigWorkflow(
+        config_file=configs(*names, bundle=bundle),
+        meta_file=str(bundle.configs / "metadata.json"),
+        logging_file=str(bundle.configs / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(bundle.folder),
+        dataset_dir=phantom_of(bundle),
+        output_dir=str(tmp_path),
+        **bundle.tiny,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+
+
+def test_metadata_follows_the_specification(bundle):
+    schema = ROOT / "tests" / "bundles" / "metadata_schema.json"
+    verify_metadata(meta_file=str(bundle.configs / "metadata.json"), filepath=str(schema))
+    content = bundle.load("metadata")
+    assert content["version"] in content["changelog"]
+    assert content["version"] == dacal_med.__version__
+    constraints = dict(re.findall(r"^([\w-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    assert content["pytorch_version"] == constraints["torch"]
+    assert content["monai_version"] == constraints["monai"]
+    assert content["numpy_version"] == constraints["numpy"]
+    for package, version in content["required_packages_version"].items():
+        assert constraints[package] == version
+
+
+def test_network_takes_and_gives_what_the_metadata_says(bundle):
+    verify_net_in_out(
+        net_id="network_def",
+        meta_file=str(bundle.configs / "metadata.json"),
+        config_file=configs("inference", bundle=bundle),
+        device="cpu",
+        bundle_root=str(bundle.folder),
+    )
+
+
+def test_training_inference_and_metadata_describe_one_network(bundle):
+    train, inference = bundle.load("train"), bundle.load("inference")
+    for key in ("network_def", "spatial_dims", "in_channels"):
+        assert train[key] == inference[key]
+    assert (train["spatial_dims"], train["in_channels"]) == (bundle.spatial_dims, bundle.in_channels)
+    assert str(train["roi_size"]) in inference["roi_size"]
+    form = bundle.load("metadata")["network_data_format"]
+    labels = KINDS[bundle.kind].labels
+    assert form["outputs"]["pred"]["channel_def"] == {str(value): name for value, name in labels.items()}
+    assert form["inputs"]["image"]["spatial_shape"] == train["roi_size"]
+    assert f"'num_classes', {len(labels)})" in inference["num_classes"]
+    assert f"kind='{bundle.kind}'" in train["dataset_dir"] or bundle is FIRST
+    assert f"'{KINDS[bundle.kind].domains[1]}'" in inference["dataset_dir"]
+
+
+def test_training_writes_all_that_it_promises(bundle, trained_of):
+    trained = trained_of(bundle)
+    metrics = json.loads((trained / "metrics.json").read_text())
+    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib"}
+    assert list(metrics["after"]["per_class"]) == list(KINDS[bundle.kind].labels.values())
+    assert metrics["before"]["voxels"] == metrics["after"]["voxels"] > 0
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == [
+        "checkpoint_iteration=2.pt",
+        "checkpoint_iteration=4.pt",
+    ]
+    assert list(trained.glob("events.out.tfevents.*"))
+    assert (trained / "cases.csv").is_file()
+    assert (trained / "reliability.png").stat().st_size > 10_000
+    task = json.loads((trained / "model.json").read_text())
+    assert task["num_classes"] == len(KINDS[bundle.kind].labels)
+    spacing = KINDS[bundle.kind].spacing(bundle.phantom.get("spacing_mm")) or (1.0, 1.0)
+    assert task["spacing"] == pytest.approx(spacing, rel=0.1)
+    assert "foreground ECE" in (trained / "stdout.txt").read_text()
+    assert "4/4" in (trained / "stderr.txt").read_text()
+    assert "Traceback" not in (trained / "stderr.txt").read_text()
+
+
+@pytest.fixture
+def run_here(bundle, monkeypatch):
+    """Run a bundle in this process, as from its own folder on a command line: seconds less than a process each."""
+
+    def start(*names, **overrides):
+        monkeypatch.chdir(bundle.folder)
+        options = {key: value if isinstance(value, list | int) else str(value) for key, value in overrides.items()}
+        line = command(*names, bundle=bundle, relative_to=bundle.folder, **options)
+        monkeypatch.setattr(sys, "argv", line[2:])
+        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
+        files = [f"configs/{name}.json" for name in names]
+        monai.bundle.run(config_file=files if len(files) > 1 else files[0], **options)
+
+    return start
+
+
+def test_evaluation_repeats_the_scores_of_training(bundle, trained_of, phantom_of, tmp_path, run_here):
+    trained = trained_of(bundle)
+    options = {**bundle.tiny, "dataset_dir": phantom_of(bundle), "output_dir": tmp_path}
+    run_here("train", "evaluate", **options, model_file=trained / "model.pt")
+    found = json.loads((tmp_path / "evaluation.json").read_text())
+    after = json.loads((trained / "metrics.json").read_text())["after"]
+    assert found["dice"] == pytest.approx(after["dice"], abs=1e-6)
+    assert found["ece"] == pytest.approx(after["ece"], abs=1e-6)
+
+
+def test_inference_writes_segmentations_on_the_grid_of_the_image(bundle, trained_of, phantom_of, tmp_path, run_here):
+    folder = Path(phantom_of(bundle)) / KINDS[bundle.kind].domains[1] / "images"
+    model = trained_of(bundle) / "model.pt"
+    run_here("inference", **NETWORK, dataset_dir=folder, output_dir=tmp_path, model_file=model)
+    suffix = SUFFIX[bundle.spatial_dims]
+    classes = len(KINDS[bundle.kind].labels)
+    images = sorted(folder.iterdir())
+    assert len(images) == 5
+    for path in images:
+        image = read_header(path)
+        name = path.name.removesuffix(f".{suffix}")
+        segmentation, confidence = (tmp_path / f"{name}_{part}.{suffix}" for part in ("seg", "confidence"))
+        for result in (segmentation, confidence):
+            header = read_header(result)
+            assert (header.spatial_shape, header.channels) == (image.spatial_shape, 1)
+            if image.affine is not None:
+                np.testing.assert_allclose(header.affine, image.affine, atol=1e-3)
+        values, _ = read_image(segmentation)
+        assert values.dtype == np.uint8
+        assert set(np.unique(values)) <= set(range(classes))
+        shares = read_image(confidence)[0] / (255 if suffix == "png" else 1)
+        assert 1 / classes - 5e-3 <= shares.min() <= shares.max() <= 1 + 1e-3
+
+
+def tiny_inference_config(bundle, folder):
+    """The inference configuration with the tiny network, as ``ckpt_export`` reads files alone."""
+    content = bundle.load("inference")
+    content["network_def"].update(channels=[4, 8], strides=[2], num_res_units=1)
+    content["bundle_root"] = str(bundle.folder)
+    path = folder / "inference.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_exports_give_the_same_logits(bundle, trained_of, tmp_path):
+    trained = trained_of(bundle)
+    config = str(tiny_inference_config(bundle, tmp_path))
+    common = {
+        "net_id": "network_def",
+        "meta_file": str(bundle.configs / "metadata.json"),
+        "config_file": config,
+        "ckpt_file": str(trained / "model.pt"),
+    }
+    shape = [1, bundle.in_channels, *[16] * bundle.spatial_dims]
+    ckpt_export(filepath=str(tmp_path / "model.ts"), **common)
+    onnx_export(filepath=str(tmp_path / "model.onnx"), input_shape=shape, use_trace=True, **common)
+    workflow = ConfigWorkflow(config_file=config, workflow_type="infer")
+    workflow.initialize()
+    network = workflow.parser.get_parsed_content("network")
+    load_weights(network, trained / "model.pt")
+    network.eval()
+    image = torch.rand(*shape)
+    with torch.no_grad():
+        expected = network(image)
+        script = torch.jit.load(str(tmp_path / "model.ts"))(image)
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (onnx,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
+    torch.testing.assert_close(script, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(onnx), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", list(BUNDLES))
+def test_readme_says_what_the_bundle_owes(name):
+    """Terms, splits, published results and how to compare; and the recipes it names exist."""
+    text = (ROOT / "bundles" / name / "docs" / "README.md").read_text()
+    assert "Not a medical device" in text
+    assert f"bundles/{name}/configs" in text
+    if name != FIRST.name:
+        assert all(word in text for word in ("Licence", "Split", "Published", "dacal_med compare", "dacal_med prepare"))
+        for recipe in re.findall(r"dacal_med prepare (\w+)", text):
+            assert (ROOT / "scripts" / f"prepare_{recipe}.py").is_file(), recipe
