@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from dacal_med.errors import InputError
 from dacal_med.preparation.cases import Case, Plan
 from dacal_med.preparation.writing import Written
+from dacal_med.reporting.files import write_bytes
 
 FILE_NAME = "prepared.jsonl"
 _VERSION = 1  # raise when the same inputs would give other files
@@ -50,9 +50,7 @@ class Record:
         self._known = {name for line in read[1:] if line is not None for name in line["outputs"]}
         # A line cut off by an interruption would swallow the next one.
         kept = [json.dumps(line) + "\n" for line in read if line is not None]
-        temporary = self._path.with_suffix(".tmp")
-        temporary.write_text("".join(kept), encoding="utf-8")
-        os.replace(temporary, self._path)
+        write_bytes(self._path, "".join(kept).encode())
 
     def get(self, case: Case, plan: Plan) -> Written | None:
         """Return what an earlier run wrote for a case; None if inputs, label table or output differ from then."""

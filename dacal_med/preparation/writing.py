@@ -4,11 +4,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from dacal_med.data.checking import check_geometry
 from dacal_med.data.images import ImageHeader, read_header
 from dacal_med.errors import InputError
 from dacal_med.preparation.cases import Case, Picture, Pixels, Plan, Volume
+from dacal_med.reporting.files import replacing
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ def _write_image(case: Case, out: Path) -> tuple[Path, ImageHeader]:
         suffix = ".nii.gz" if case.image.name.lower().endswith(".nii.gz") else ".nii"
         header = read_header(case.image)
         path = stem.with_name(stem.name + suffix)
-        with replacing(path) as temporary:
+        with replacing(path, suffix) as temporary:
             shutil.copyfile(case.image, temporary)
         return path, header
     pixels = case.image()
@@ -100,36 +97,12 @@ def _write(pixels: Pixels, stem: Path) -> Path:
             array = array.astype(np.float32)
         elif array.dtype in (np.int64, np.uint64):
             array = array.astype(np.int32)
-        with replacing(path) as temporary:
+        with replacing(path, ".nii.gz") as temporary:
             nib.save(nib.Nifti1Image(array, pixels.affine), temporary)
         return path
     path = stem.with_name(stem.name + ".png")
     if pixels.array.dtype != np.uint8:
         raise InputError(f"{path}: found {pixels.array.dtype} pixels; wanted 8 bits.")
-    with replacing(path) as temporary:
+    with replacing(path, ".png") as temporary:
         Image.fromarray(pixels.array).save(temporary)
     return path
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path``, renamed to it if the block ends well and removed otherwise.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    suffix = ".nii.gz" if path.name.endswith(".nii.gz") else path.suffix
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

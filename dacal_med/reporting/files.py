@@ -7,6 +7,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dacal_med.errors import InputError
@@ -22,19 +24,35 @@ def write_bytes(path: str | Path, content: bytes) -> None:
     Raises:
         InputError: if it cannot be written; an earlier file stays as it was.
     """
-    path = Path(path)
-    temporary = None
+    with replacing(Path(path)) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
+    """Give a temporary name beside ``path``, renamed to it if the block ends well and removed otherwise.
+
+    Args:
+        path: the file; its folder is made.
+        suffix: of the temporary name, for writers that choose the format by it.
+
+    Raises:
+        InputError: if it cannot be written; an earlier file stays as it was.
+    """
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
+        os.close(handle)
+        temporary = Path(name)
+        yield temporary
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        if temporary is not None and os.path.exists(temporary):
-            os.unlink(temporary)
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: str | Path, value: object) -> None:
