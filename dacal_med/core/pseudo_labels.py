@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dacal_med.core.tensors import plain
 
-WEIGHTINGS = ("quality", "confidence", "none")
+WEIGHTINGS = ("quality", "confidence", "calibrated", "none")
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ def quality_weight(probabilities: Tensor, threshold: float) -> Tensor:
 class PseudoLabeller(nn.Module):
     """Base of all pseudo-labellers: weights from the raw teacher, labels from a temperature.
 
-    Quality and confidence always come from the softmax of the unscaled logits, so that labellers differ in their labels
-    alone.
+    All but ``"calibrated"`` come from the softmax of the unscaled logits, so that labellers differ in their labels alone.
 
     Args:
         threshold: confidence above which a voxel counts, in ``[0, 1)``.
         weighting: ``"quality"``: every voxel weighs its sample's quality; ``"confidence"``: 1 above the threshold, else
-            0; ``"none"``: 1.
+            0; ``"calibrated"``: the confidence of the label at its temperature (hard labels: at 1), which estimates how
+            likely the teacher's class is right; ``"none"``: 1.
 
     Raises:
         ValueError: for a threshold out of range or an unknown weighting.
@@ -85,8 +85,9 @@ class PseudoLabeller(nn.Module):
             temperature: ``(B, 1, *spatial)``, positive.
         """
         logits = _logits(logits)
-        weights, quality = self._weights(logits)
-        return PseudoLabels((logits / temperature).softmax(dim=1), weights, quality, temperature)
+        probabilities = (logits / temperature).softmax(dim=1)
+        weights, quality = self._weights(logits, probabilities.detach())
+        return PseudoLabels(probabilities, weights, quality, temperature)
 
     def forward(self, logits: Tensor, image: Tensor) -> PseudoLabels:
         """Label target images.
@@ -98,13 +99,16 @@ class PseudoLabeller(nn.Module):
         logits = _logits(logits)
         return self.from_temperature(logits, self.temperature(logits, plain(image)))
 
-    def _weights(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def _weights(self, logits: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return weights ``(B, 1, *spatial)`` and quality ``(B,)``; ``labels`` are the soft ones, if there are any."""
         probabilities = logits.softmax(dim=1)
         quality = quality_weight(probabilities, self.threshold)
         if self.weighting == "quality":
             weights = quality.view(-1, *[1] * (logits.dim() - 1)).expand_as(logits[:, :1])
         elif self.weighting == "confidence":
             weights = (probabilities.amax(dim=1, keepdim=True) > self.threshold).float()
+        elif self.weighting == "calibrated":
+            weights = (probabilities if labels is None else labels).amax(dim=1, keepdim=True)
         else:
             weights = torch.ones_like(logits[:, :1])
         return weights, quality

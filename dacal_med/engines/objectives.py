@@ -47,6 +47,8 @@ class ComplementaryTruth:
             it trains on, whose labels it memorises, so that sharpening always pays and ``T`` falls to its lower bound.
         target: ``"none"`` leaves the target part unsupervised (default); ``"hard"`` supervises it with the teacher's
             hard pseudo-labels, the host's own supervision.
+        mixed: whether the source part is seen in the complementary mix (default) or as a whole image of its own, as
+            the network sees images when it is used; ``target`` must then be ``"none"``.
 
     Raises:
         InputError: for another value of either.
@@ -54,12 +56,15 @@ class ComplementaryTruth:
 
     source: str = "held_out"
     target: str = "none"
+    mixed: bool = True
 
     def __post_init__(self) -> None:
         if self.source not in ("held_out", "training"):
             raise InputError(f"meta_objective#source: found {self.source!r}, wanted 'held_out' or 'training'")
         if self.target not in ("none", "hard"):
             raise InputError(f"meta_objective#target: found {self.target!r}, wanted 'none' or 'hard'")
+        if not self.mixed and self.target != "none":
+            raise InputError("meta_objective#target: found 'hard' without mixing, wanted 'none': no target is seen")
 
     @property
     def needs_held_out(self) -> bool:
@@ -72,6 +77,8 @@ class ComplementaryTruth:
         if self.needs_held_out:
             assert batch.held_out is not None  # the engine has checked
             truth = batch.held_out
+        if not self.mixed:
+            return lambda forward: soft_cross_entropy(forward(truth.image), truth.targets, truth.weights)
         target = pseudo_batch(batch.target_image, hard)
         if self.target == "none":
             target = LabelledBatch(target.image, target.targets, torch.zeros_like(target.weights))

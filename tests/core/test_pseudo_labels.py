@@ -251,6 +251,17 @@ def test_a_scaled_softmax_would_give_other_weights(name, weighting):
 
 @pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("name", LABELLERS)
+def test_calibrated_weights_are_the_confidence_of_the_label(name, dims):
+    """That of the soft label at its own temperature; hard labels, whose own is 1 everywhere, take the teacher's."""
+    logits, image = problem(9, dims)
+    labels = LABELLERS[name](weighting="calibrated")(logits, image)
+    soft = logits.softmax(1) if name == "hard" else labels.probabilities.detach()
+    torch.testing.assert_close(labels.weights, soft.amax(1, keepdim=True))
+    assert not labels.weights.requires_grad
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("name", LABELLERS)
 def test_nothing_but_the_temperature_gets_a_gradient(name, dims):
     logits, image = problem(4, dims)
     logits.requires_grad_(True)

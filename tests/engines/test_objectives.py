@@ -56,6 +56,19 @@ def test_the_complement_of_the_mask_is_shown(source, target):
     assert float(value) == pytest.approx(float(expected), rel=1e-6)
 
 
+@pytest.mark.parametrize("source", ["held_out", "training"])
+def test_without_mixing_whole_source_images_are_shown(source):
+    batch, mask, hard = scene()
+    network = Watched()
+    value = ComplementaryTruth(source, mixed=False).outer_loss(batch, mask, hard)(network)
+    truth = batch.held_out if source == "held_out" else batch.source
+    assert torch.equal(network.images[0], truth.image)
+    expected = soft_cross_entropy(Watched()(truth.image), truth.targets, truth.weights)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    with pytest.raises(InputError, match="meta_objective#target: found 'hard' without mixing"):
+        ComplementaryTruth(source, "hard", mixed=False)
+
+
 def test_mixed_targets_keep_the_labels_of_the_dominant_image():
     batch, mask, hard = scene(3)
     network = Watched()
