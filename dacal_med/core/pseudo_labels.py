@@ -48,7 +48,8 @@ def quality_weight(probabilities: Tensor, threshold: float) -> Tensor:
 class PseudoLabeller(nn.Module):
     """Base of all pseudo-labellers: weights from the raw teacher, labels from a temperature.
 
-    All but ``"calibrated"`` come from the softmax of the unscaled logits, so that labellers differ in their labels alone.
+    All but ``"calibrated"`` come from the softmax of the unscaled logits, so that labellers differ in their labels
+    alone.
 
     Args:
         threshold: confidence above which a voxel counts, in ``[0, 1)``.
@@ -168,6 +169,9 @@ class LearnedTemperature(PseudoLabeller):
     def __init__(self, network: nn.Module, threshold: float = 0.968, weighting: str = "quality") -> None:
         super().__init__(threshold, weighting)
         self.network = network
+        # Where the log-temperature is pulled to; what trains the network keeps it here, with what is saved.
+        self.log_prior: Tensor
+        self.register_buffer("log_prior", torch.zeros(()))
 
     def temperature(self, logits: Tensor, image: Tensor) -> Tensor:
         """Return the network's temperature ``(B, 1, *spatial)``, with its graph."""

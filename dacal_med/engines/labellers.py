@@ -78,7 +78,7 @@ def make_temperature_learner(
     every: int = 4,
     start: int = 0,
     prior: float = 0.1,
-    prior_temperature: float = 1.0,
+    prior_temperature: float | str = 1.0,
     balance: str = "none",
 ) -> TemperatureLearner | None:
     """Return what trains ``labeller``, or ``None`` for labellers that learn nothing.

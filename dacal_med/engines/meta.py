@@ -10,12 +10,14 @@ source part was held out, so that it can be neither memorised nor sharpened for 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from dacal_med.core.batch import LabelledBatch
 from dacal_med.core.bilevel import BilevelStep
 from dacal_med.core.mixing import complementary_mixes
 from dacal_med.core.pseudo_labels import LearnedTemperature, PseudoLabels
@@ -26,6 +28,9 @@ from dacal_med.engines.parallel import average, average_gradients
 from dacal_med.errors import InputError
 
 BALANCES = ("none", "class")
+HELD_OUT = "held_out"
+_FOLLOWING = 0.1  # share of a Newton step: an average over about ten batches
+_MOST = math.log(4.0)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,9 @@ class TemperatureLearner:
         start: first iteration of self-training with a meta-step and learned labels, counted from 0; the labels are
             hard until then, which adapts the target faster while the teacher is poor.
         prior: weight of ``(log T - log prior_temperature)^2``.
-        prior_temperature: where the prior is centred; 1 believes the teacher.
+        prior_temperature: where the prior is centred. 1 believes the teacher; ``"held_out"`` follows the temperature
+            that calibrates the teacher on held-out source images, so that an under-confident teacher is sharpened and
+            an over-confident one softened, until it is neither.
         balance: ``"class"`` gives each class that the teacher predicts its own scale and the same weight, so that the
             background does not drown the foreground; ``"none"`` has one scale for all voxels.
 
@@ -79,15 +86,16 @@ class TemperatureLearner:
         every: int = 4,
         start: int = 0,
         prior: float = 0.1,
-        prior_temperature: float = 1.0,
+        prior_temperature: float | str = 1.0,
         balance: str = "none",
     ) -> None:
         if not isinstance(labeller, LearnedTemperature):
             raise InputError(f"meta#labeller: found {type(labeller).__name__}, wanted LearnedTemperature")
-        if every < 1 or start < 0 or prior < 0 or prior_temperature <= 0:
+        follows = prior_temperature == HELD_OUT
+        if every < 1 or start < 0 or prior < 0 or not (follows or _positive(prior_temperature)):
             raise InputError(
-                f"meta: found every={every}, start={start}, prior={prior}, prior_temperature={prior_temperature}; "
-                f"wanted every >= 1, start >= 0, prior >= 0, prior_temperature > 0"
+                f"meta: found every={every}, start={start}, prior={prior}, prior_temperature={prior_temperature!r}; "
+                f"wanted every >= 1, start >= 0, prior >= 0, prior_temperature > 0 or {HELD_OUT!r}"
             )
         if balance not in BALANCES:
             raise InputError(f"meta#balance: found {balance!r}, wanted one of {list(BALANCES)}")
@@ -99,7 +107,14 @@ class TemperatureLearner:
         self.every = every
         self.start = start
         self.prior = prior
-        self.log_prior_temperature = float(torch.tensor(prior_temperature).log())
+        self.follows_held_out = follows
+        if not follows:
+            labeller.log_prior.fill_(math.log(float(prior_temperature)))
+
+    @property
+    def needs_held_out(self) -> bool:
+        """Whether the outer loss or the prior uses held-out source images."""
+        return self.follows_held_out or self.objective.needs_held_out
 
     def started(self, iteration: int) -> bool:
         """Return whether iteration ``iteration`` of self-training, counted from 0, uses the learned temperature."""
@@ -109,7 +124,14 @@ class TemperatureLearner:
         """Return whether iteration ``iteration`` of self-training, counted from 0, takes a meta-step."""
         return self.started(iteration) and (iteration - self.start) % self.every == 0
 
-    def update(self, batch: DomainBatch, mask: Tensor, logits: Tensor, hard: PseudoLabels) -> MetaReport:
+    def update(
+        self,
+        batch: DomainBatch,
+        mask: Tensor,
+        logits: Tensor,
+        hard: PseudoLabels,
+        held_out_logits: Tensor | None = None,
+    ) -> MetaReport:
         """Take one meta-step.
 
         Args:
@@ -117,10 +139,14 @@ class TemperatureLearner:
             mask: ``(B, 1, *spatial)`` bool, the source part of mix A.
             logits: ``(B, C, *spatial)`` teacher logits on the target.
             hard: the teacher's hard pseudo-labels, for objectives that use them.
+            held_out_logits: ``(B, C, *spatial)`` teacher logits on the held-out source, for the prior that follows it.
 
         Returns:
             Losses and the norm of the meta-gradient.
         """
+        if self.follows_held_out:
+            assert held_out_logits is not None and batch.held_out is not None  # the engine has checked
+            self._follow(held_out_logits, batch.held_out)
         log_temperature = self.labeller.temperature(logits, batch.target_image).log()
         leaf = log_temperature.detach().requires_grad_(True)
         pseudo = self.labeller.from_temperature(logits, leaf.exp())
@@ -143,13 +169,33 @@ class TemperatureLearner:
         if finite and bool((squares > 0).any()):
             present = (voxels > 0).sum()
             scale = torch.where(squares > 0, (squares * pushed).rsqrt(), 0.0) / (squares > 0).sum()
-            pull = self.prior * (log_temperature - self.log_prior_temperature).square() / (voxels * present)[groups]
+            pull = self.prior * (log_temperature - self.labeller.log_prior).square() / (voxels * present)[groups]
             self.optimizer.zero_grad(set_to_none=True)
             ((gradient * scale[groups] * log_temperature).sum() + pull.sum()).backward()
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             average_gradients(parameters)
             self.optimizer.step()
         return MetaReport(float(result.inner_loss), float(result.outer_loss), float(squares.sum().sqrt()), finite)
+
+    @torch.no_grad()
+    def _follow(self, logits: Tensor, truth: LabelledBatch) -> None:
+        """Move the prior by a damped Newton step of the negative log-likelihood over the inverse temperature.
+
+        With ``a = 1 / T`` its derivative is ``E_p[z] - z_y`` and its curvature ``Var_p[z]``, averaged over voxels:
+        temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599) as a running estimate.
+        """
+        inverse = (-self.labeller.log_prior).exp()
+        p = (logits * inverse).softmax(dim=1)
+        mean = (p * logits).sum(dim=1, keepdim=True)
+        slope = truth.weights * (mean - (truth.targets * logits).sum(dim=1, keepdim=True))
+        curvature = truth.weights * ((p * logits.square()).sum(dim=1, keepdim=True) - mean.square())
+        totals = torch.stack([slope.sum(), curvature.sum()])
+        average([totals])
+        if bool(torch.isfinite(totals).all()) and bool(totals[1] > 0):
+            step = (_FOLLOWING * totals[0] / totals[1] / inverse).clamp(
+                -0.5, 0.5
+            )  # relative; far off, Newton overshoots
+            self.labeller.log_prior.sub_((1 - step).log()).clamp_(-_MOST, _MOST)
 
     def _groups(self, logits: Tensor) -> Tensor:
         """Return the group ``(B, 1, *spatial)`` whose voxels share one scale."""
@@ -162,3 +208,7 @@ def _by_group(values: Tensor, groups: Tensor, count: int) -> Tensor:
     return torch.zeros(count, dtype=values.dtype, device=values.device).index_add_(
         0, groups.flatten(), values.flatten()
     )
+
+
+def _positive(value: float | str) -> bool:
+    return not isinstance(value, str) and value > 0

@@ -105,9 +105,9 @@ class AdaptationTrainer(Trainer):
         if meta is not None and meta.labeller is not labeller:
             raise InputError("train#trainer: `meta` trains another labeller than the one given as `labeller`")
         meta = meta if host.uses_target else None
-        if meta is not None and meta.objective.needs_held_out and "held_out" not in train_data_loader.dataset.datasets:
+        if meta is not None and meta.needs_held_out and "held_out" not in train_data_loader.dataset.datasets:
             raise InputError(
-                "the meta objective needs held-out source cases, but none were held out: set `held_out_share` above 0"
+                "the meta-step needs held-out source cases, but none were held out: set `held_out_share` above 0"
             )
         if not 0 <= warmup_epochs <= max_epochs:
             raise InputError(f"warmup_epochs: found {warmup_epochs}, wanted 0 to max_epochs={max_epochs}")
@@ -229,14 +229,16 @@ class AdaptationTrainer(Trainer):
     def _pseudo_labels(self, batch: DomainBatch) -> tuple[Tensor, PseudoLabels, PseudoLabels]:
         """Predict the target with the teacher, improve the labeller where that is due, and label."""
         mask = self.host.mask_generator(batch.source_labels)
-        with torch.no_grad(), self._autocast():
-            logits = self.inferer(batch.target_image, self.teacher.network).float()
+        logits = self._teacher_logits(batch.target_image)
         with torch.no_grad():
             hard = self.hard_labeller(logits, batch.target_image)
         self.state.meta = {}
         iteration = self.state.iteration - self.source_iterations - 1
         if self.meta is not None and self.meta.due(iteration):
-            report = self.meta.update(batch, mask, logits, hard)
+            held_out = None
+            if self.meta.follows_held_out and batch.held_out is not None:
+                held_out = self._teacher_logits(batch.held_out.image)
+            report = self.meta.update(batch, mask, logits, hard, held_out)
             self.state.meta = {
                 "inner_loss": report.inner_loss,
                 "outer_loss": report.outer_loss,
@@ -248,6 +250,11 @@ class AdaptationTrainer(Trainer):
         self.state.quality = float(pseudo.quality.mean())
         self.state.temperature = temperature_statistics(pseudo.temperature, self.labeller)
         return mask, pseudo, hard
+
+    def _teacher_logits(self, image: Tensor) -> Tensor:
+        with torch.no_grad(), self._autocast():
+            logits: Tensor = self.inferer(image, self.teacher.network)
+            return logits.float()
 
     def _student_step(self, terms: Sequence[LossTerm]) -> None:
         self.optimizer.zero_grad(set_to_none=True)
