@@ -10,6 +10,7 @@ from dacal_med.errors import InputError
 from dacal_med.preparation.recipe import Recipe
 from dacal_med.preparation.sets import (
     amos,
+    any_folders,
     brats,
     btcv_chaos,
     cc359,
@@ -34,6 +35,7 @@ RECIPES: tuple[Recipe, ...] = (
     *vessels.RECIPES,
     *disc_cup.RECIPES,
     *cc359.RECIPES,
+    *any_folders.RECIPES,
 )
 
 
