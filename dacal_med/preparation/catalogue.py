@@ -16,6 +16,7 @@ from dacal_med.preparation.sets import (
     cc359,
     disc_cup,
     hippocampus,
+    lidc,
     mitochondria,
     mmwhs,
     mnms,
@@ -35,6 +36,7 @@ RECIPES: tuple[Recipe, ...] = (
     *vessels.RECIPES,
     *disc_cup.RECIPES,
     *cc359.RECIPES,
+    *lidc.RECIPES,
     *any_folders.RECIPES,
 )
 

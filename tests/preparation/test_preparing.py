@@ -312,6 +312,23 @@ def test_scripts_are_the_commands(recipe: Recipe, capsys: pytest.CaptureFixture[
     assert f"prepare {recipe.name}" in capsys.readouterr().out
 
 
+def test_documented_pairs_of_m3da_are_choices_in_both_directions():
+    text = (ROOT / "docs" / "data.md").read_text().partition("## The pairs of M3DA")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in text.splitlines() if "`prepare " in line]
+    assert len(rows) == 7
+    for there, back in rows:
+        words = there.strip(" `").split()[1:]
+        recipe, options = find_recipe(words[0]), dict(zip(words[1::2], words[2::2], strict=True))
+        if not options:
+            assert find_recipe(back.strip(" `").split()[1]).roles == recipe.roles
+            continue
+        reverse = back.strip(" `").split()
+        (a, first), (b, second) = options.items()
+        assert reverse == [a, second, b, first]
+        allowed = {f"--{choice.name.replace('_', '-')}": choice.values for choice in recipe.choices}
+        assert {first, second} <= set(allowed[a]) & set(allowed[b])
+
+
 def test_recipe_names_are_unique():
     assert len({recipe.name for recipe in RECIPES}) == len(RECIPES)
 
