@@ -10,6 +10,7 @@ chain is not. Outlines with ``inclusion`` FALSE are holes of the nodule on that 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -63,7 +64,7 @@ def consensus(path: Path, slices: Sequence[str], size: tuple[int, int], share: F
         for nodule in session.findall("{*}unblindedReadNodule"):
             _add_nodule(drawn, nodule, index, path)
         votes += drawn
-    return np.asarray(votes >= max(1, share * len(sessions)))
+    return np.asarray(votes >= max(1, math.ceil(share * len(sessions))))
 
 
 def _add_nodule(drawn: np.ndarray[Any, Any], nodule: Any, index: dict[str, int], path: Path) -> None:
