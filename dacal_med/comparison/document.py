@@ -37,9 +37,14 @@ class _Column(NamedTuple):
 
 _DICE, _ECE = _Column("Dice", "dice", 3, 1), _Column("ECE", "ece", 4, -1)
 _FOREGROUND_ECE, _NLL = _Column("foreground ECE", "foreground_ece", 4, -1), _Column("NLL", "nll", 3, -1)
-_MAIN = (
+_OVERLAP = (
     _DICE,
     _Column("mIoU", "miou", 3, 1),
+    _Column("MCC", "mcc", 3, 1),
+    _Column("mAP", "average_precision", 3, 1),
+)
+_MAIN = (
+    *_OVERLAP,
     _ECE,
     _FOREGROUND_ECE,
     _Column("boundary ECE", "boundary_ece", 4, -1),
@@ -49,12 +54,14 @@ _MAIN = (
     _Column("Brier", "brier", 4, -1),
 )
 _SHORT = (_DICE, _ECE, _FOREGROUND_ECE, _NLL)
+_CASES = (*_OVERLAP, _ECE, _FOREGROUND_ECE, _NLL)
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
 _READING = (
     "Scores are pooled over all voxels of all cases; cells are the mean ± sample standard deviation over seeds. ECE is "
     "top-label, with 15 bins of equal width, as a fraction; NLL is in nats. ECE alone rewards guessing the base rate; "
-    "NLL and Brier are proper scores. The best mean of each column is bold, oracles aside: they see target labels and "
+    "NLL and Brier are proper scores. MCC is the Matthews correlation of all classes, mAP the mean over classes of the "
+    "average precision of voxels. The best mean of each column is bold, oracles aside: they see target labels and "
     'are bounds, not methods. "↳" marks a post-hoc calibrator, which sits on the trained method above it and trains no '
     "segmentation network."
 )
@@ -223,10 +230,10 @@ def _case_table(result: Mapping[str, Any]) -> str:
     rows = []
     for name in table_order(result):
         over_cases = (result["methods"][name]["mean"] or {}).get("per_case", {})
-        scores = [(over_cases.get(column.key, {}), column.digits) for column in _SHORT]
+        scores = [(over_cases.get(column.key, {}), column.digits) for column in _CASES]
         cells = [_mean_and_spread(score.get("mean"), score.get("std"), digits) for score, digits in scores]
         rows.append([_name(result, name), *cells])
-    return _table(["method", *(_head(column) for column in _SHORT)], rows)
+    return _table(["method", *(_head(column) for column in _CASES)], rows)
 
 
 def _class_tables(result: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,9 @@ r"""Scores as functions of :class:`~dacal_med.core.statistics.SegmentationStatis
 
 Expected calibration error is top-label ECE (Guo et al., ICML 2017, arXiv 1706.04599): confidence is the largest
 probability, :math:`\sum_b n_b/N\,|acc_b - conf_b|` over equal-width bins ``(lo, hi]``, pooled over voxels. ECE alone
-rewards guessing the base rate; NLL and Brier are proper scores.
+rewards guessing the base rate; NLL and Brier are proper scores. Dice, IoU, the Matthews correlation coefficient (MCC)
+and average precision are the four scores of DA-ISC (Huang et al., MICCAI 2022, doi 10.1007/978-3-031-16440-8_9), as its
+code computes them: pooled over the volume for MitoEM, the mean over sections for Lucchi.
 
 What cannot be measured (a class absent from truth and prediction, a region without voxels) is NaN here and ``None`` in
 summaries, never 0 or 1.
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dacal_med.core.ranking import AveragePrecision, average_precision
 from dacal_med.core.statistics import FINE_BINS, REGIONS, SegmentationStatistics
 
 
@@ -71,6 +74,42 @@ def mean_dice(statistics: SegmentationStatistics) -> float:
 def mean_iou(statistics: SegmentationStatistics) -> float:
     """Return the mean IoU over the classes present, background left out; NaN if none is."""
     return _mean_present(iou(statistics), statistics.background)
+
+
+def mcc(statistics: SegmentationStatistics) -> float:
+    """Return the Matthews correlation coefficient of several classes, R_K, from -1 to 1.
+
+    Gorodkin, Comput Biol Chem 28 (2004) 367, doi 10.1016/j.compbiolchem.2004.09.006; of two classes it is the
+    coefficient of either. NaN where truth and prediction are one and the same class throughout; 0 where only one of
+    them is, or each is another class.
+    """
+    return _correlation(statistics.confusion.tolist())
+
+
+def class_mcc(statistics: SegmentationStatistics) -> Tensor:
+    """Return the Matthews correlation coefficient ``(C,)`` of each class against the rest; NaN and 0 as :func:`mcc`."""
+    confusion = statistics.confusion.tolist()
+    total = sum(map(sum, confusion))
+    values = []
+    for k, row in enumerate(confusion):
+        hit, missed, wrong = row[k], sum(row) - row[k], sum(other[k] for other in confusion) - row[k]
+        values.append(_correlation([[hit, missed], [wrong, total - hit - missed - wrong]]))
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def class_average_precision(statistics: SegmentationStatistics) -> AveragePrecision:
+    """Return the average precision of each class against the rest, and the bounds within which its bins leave it.
+
+    NaN where truth lacks the class, and for statistics loaded from states of earlier versions.
+    """
+    found = average_precision(statistics.rank_count, statistics.rank_positive)
+    complete = statistics.rank_count.sum(1).cpu() == statistics.voxel_count[0].sum().cpu()
+    return AveragePrecision(*(values.masked_fill(~complete, math.nan) for values in found))
+
+
+def mean_average_precision(statistics: SegmentationStatistics) -> float:
+    """Return the mean average precision over the classes that truth has, background left out; NaN if there is none."""
+    return _mean_present(class_average_precision(statistics).value, statistics.background)
 
 
 def reliability_table(
@@ -138,6 +177,8 @@ def brier(statistics: SegmentationStatistics, region: str = "all") -> float:
 SCORES: dict[str, Callable[[SegmentationStatistics], float]] = {
     "dice": mean_dice,
     "miou": mean_iou,
+    "mcc": mcc,
+    "average_precision": mean_average_precision,
     "ece": ece,
     "ece_10": lambda s: ece(s, bins=10),
     "foreground_ece": lambda s: ece(s, region="foreground"),
@@ -160,8 +201,9 @@ def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) ->
         class_names: names by class.
 
     Returns:
-        The scores of :data:`SCORES`, ``voxels``, and ``per_class`` with ``dice``, ``iou``, ``ece`` (one against rest),
-        ``nll`` and ``voxels`` by class name; ``None`` where a score does not exist.
+        The scores of :data:`SCORES`, ``voxels``, and ``per_class`` with ``dice``, ``iou``, ``mcc``,
+        ``average_precision`` and the most that it can be wrong by (``average_precision_error``), ``ece`` (these one
+        against rest), ``nll`` and ``voxels`` by class name; ``None`` where a score does not exist.
 
     Raises:
         ValueError: if the number of names is not the number of classes.
@@ -170,12 +212,17 @@ def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) ->
         raise ValueError(f"class_names: found {len(class_names)}, wanted {statistics.num_classes}")
     summary: dict[str, Any] = {name: _or_none(score(statistics)) for name, score in SCORES.items()}
     summary["voxels"] = int(statistics.voxel_count[0].sum())
-    class_dice, class_iou = dice(statistics), iou(statistics)
+    class_dice, class_iou, correlation = dice(statistics), iou(statistics), class_mcc(statistics)
+    precision, low, high = class_average_precision(statistics)
+    error = torch.maximum(precision - low, high - precision)
     class_nll = statistics.nll_sum[0] / statistics.voxel_count[0]
     summary["per_class"] = {
         name: {
             "dice": _or_none(float(class_dice[k])),
             "iou": _or_none(float(class_iou[k])),
+            "mcc": _or_none(float(correlation[k])),
+            "average_precision": _or_none(float(precision[k])),
+            "average_precision_error": _or_none(float(error[k])),
             "ece": _or_none(reliability_table(statistics, class_index=k).ece()),
             "nll": _or_none(float(class_nll[k])),
             "voxels": int(statistics.voxel_count[0, k]),
@@ -232,6 +279,17 @@ def pool(cases: Sequence[SegmentationStatistics]) -> SegmentationStatistics:
     for case in cases[1:]:
         total += case
     return total
+
+
+def _correlation(confusion: Sequence[Sequence[int]]) -> float:
+    """Return R_K of a confusion matrix ``[truth][prediction]``, in whole numbers up to the last division."""
+    truth, predicted = [sum(row) for row in confusion], [sum(column) for column in zip(*confusion, strict=True)]
+    total, hit = sum(truth), sum(row[k] for k, row in enumerate(confusion))
+    spread = [total**2 - sum(n**2 for n in counts) for counts in (truth, predicted)]
+    if 0 in spread:
+        return math.nan if hit == total and not any(spread) else 0.0
+    covariance = hit * total - sum(t * p for t, p in zip(truth, predicted, strict=True))
+    return max(-1.0, min(1.0, covariance / math.sqrt(spread[0] * spread[1])))
 
 
 def _region(region: str) -> int:

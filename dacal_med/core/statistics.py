@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dacal_med.core.ranking import RANK_BINS, rank_bin
 from dacal_med.core.tensors import plain
 
 FINE_BINS = 30
@@ -33,7 +34,10 @@ _NAMES = (
     "nll_sum",
     "brier_sum",
     "voxel_count",
+    "rank_count",
+    "rank_positive",
 )
+_LATER = frozenset({"rank_count", "rank_positive"})  # states of earlier versions lack them
 
 
 class SegmentationStatistics:
@@ -53,6 +57,9 @@ class SegmentationStatistics:
         nll_sum: ``(3, C)`` float64, negative log-likelihood by region and true class.
         brier_sum: ``(3, C)`` float64, squared distance to the one-hot truth by region and true class.
         voxel_count: ``(3, C)`` int64, voxels by region and true class.
+        rank_count: ``(C, 385)`` int64, voxels by class and :func:`~dacal_med.core.ranking.rank_bin` of its
+            probability; fewer in all than voxels where states of earlier versions, which lack these, were loaded.
+        rank_positive: ``(C, 385)`` int64, those of that class.
 
     Args:
         num_classes: number of classes, at least 2.
@@ -74,6 +81,8 @@ class SegmentationStatistics:
     nll_sum: Tensor
     brier_sum: Tensor
     voxel_count: Tensor
+    rank_count: Tensor
+    rank_positive: Tensor
 
     def __init__(
         self,
@@ -105,6 +114,8 @@ class SegmentationStatistics:
         self.nll_sum = torch.zeros(regions, num_classes, dtype=torch.float64)
         self.brier_sum = torch.zeros(regions, num_classes, dtype=torch.float64)
         self.voxel_count = torch.zeros(regions, num_classes, dtype=torch.int64)
+        self.rank_count = torch.zeros(num_classes, RANK_BINS, dtype=torch.int64)
+        self.rank_positive = torch.zeros(num_classes, RANK_BINS, dtype=torch.int64)
 
     @torch.no_grad()
     def update(self, probabilities: Tensor, labels: Tensor) -> None:
@@ -208,10 +219,13 @@ class SegmentationStatistics:
         self.nll_sum += _by_region(torch.bincount(index, weights=nll, minlength=4 * classes).view(shape2))
         self.brier_sum += _by_region(torch.bincount(index, weights=brier, minlength=4 * classes).view(shape2))
         for k in range(classes):
-            index = _fine_bin(p[k])
-            self.class_count[k] += torch.bincount(index, minlength=FINE_BINS)
+            index, positive = _fine_bin(p[k]), truth == k
             self.class_sum[k] += torch.bincount(index, weights=p[k].double(), minlength=FINE_BINS)
-            self.class_positive[k] += torch.bincount(index[truth == k], minlength=FINE_BINS)
+            for name, of_class in (("class", index), ("rank", rank_bin(p[k]))):
+                counts, positives = getattr(self, f"{name}_count")[k], getattr(self, f"{name}_positive")[k]
+                both = torch.bincount(2 * of_class + positive, minlength=2 * len(counts)).view(-1, 2)
+                counts += both.sum(1)
+                positives += both[:, 1]
 
     def tensors(self) -> list[Tensor]:
         """Return the sums, in a fixed order; ranks may add them in place."""
@@ -267,11 +281,13 @@ class SegmentationStatistics:
         return {name: getattr(self, name).clone() for name in _NAMES}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Replace the sums.
+        """Replace the sums; those that a state of an earlier version lacks become 0.
 
         Raises:
             ValueError: if one is missing or has another shape.
         """
+        if _LATER.isdisjoint(state):
+            state = {**state, **{name: torch.zeros_like(getattr(self, name)) for name in _LATER}}
         for name in _NAMES:
             if name not in state or state[name].shape != getattr(self, name).shape:
                 found = tuple(state[name].shape) if name in state else "nothing"
@@ -281,12 +297,12 @@ class SegmentationStatistics:
 
 
 def _fine_bin(values: Tensor) -> Tensor:
-    """Return the bin ``(k/30, (k+1)/30]`` of each value in ``[0, 1]``, exactly."""
+    """Return the bin ``(k/30, (k+1)/30]`` of each value in ``[0, 1]``, exactly, as int32."""
     if values.dtype == torch.float64:
         edges = torch.arange(1, FINE_BINS, dtype=torch.float64, device=values.device) / FINE_BINS
-        return torch.bucketize(values, edges)
+        return torch.bucketize(values, edges, out_int32=True)
     # Products of 24-bit numbers with 30 are exact in float64.
-    return (values.double() * FINE_BINS).ceil_().long().sub_(1).clamp_(0, FINE_BINS - 1)
+    return (values.double() * FINE_BINS).ceil_().int().sub_(1).clamp_(0, FINE_BINS - 1)
 
 
 def _by_region(by_bits: Tensor) -> Tensor:

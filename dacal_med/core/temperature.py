@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacal_med.core.tensors import plain
+from dacal_med.core.tensors import INTERPOLATIONS, plain
 
 _CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 INPUTS = ("logits", "confidence", "entropy", "image")
-_INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class MetaTemperatureNetwork(nn.Module):
@@ -80,7 +79,7 @@ class MetaTemperatureNetwork(nn.Module):
         self.scale = scale
         self.min_temperature = min_temperature
         self.max_temperature = max_temperature
-        self._interpolation = _INTERPOLATIONS[spatial_dims]
+        self._interpolation = INTERPOLATIONS[spatial_dims]
         convolution = _CONVOLUTIONS[spatial_dims]
         channels = {"logits": num_classes, "confidence": 1, "entropy": 1, "image": in_channels}
         widths = [sum(channels[name] for name in self.inputs), *[hidden_channels] * (num_layers - 1)]

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
+"""``mode`` of ``torch.nn.functional.interpolate`` for linear interpolation, by number of spatial axes."""
+
 
 def plain(value: Any) -> Tensor:
     """Return a tensor with meta data (MONAI's ``MetaTensor``, known by ``as_tensor``) or an array as a plain tensor."""

@@ -15,10 +15,8 @@ from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacal_med.core.tensors import plain
+from dacal_med.core.tensors import INTERPOLATIONS, plain
 from dacal_med.errors import InputError
-
-_INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 @dataclass(frozen=True)
@@ -129,8 +127,8 @@ class HRDA(nn.Module):
         window_batch_size: int = 4,
     ) -> None:
         super().__init__()
-        if spatial_dims not in _INTERPOLATIONS:
-            raise InputError(f"network_def#spatial_dims: found {spatial_dims}, wanted one of {list(_INTERPOLATIONS)}")
+        if spatial_dims not in INTERPOLATIONS:
+            raise InputError(f"network_def#spatial_dims: found {spatial_dims}, wanted one of {list(INTERPOLATIONS)}")
         if scale < 2 or not 0.0 <= detail_weight < 1.0 or not 0.0 <= overlap < 1.0 or window_batch_size < 1:
             raise InputError(
                 f"network_def: found scale={scale}, detail_weight={detail_weight}, overlap={overlap}, "
@@ -144,7 +142,7 @@ class HRDA(nn.Module):
         self.detail_weight = detail_weight
         self.overlap = overlap
         self.window_batch_size = window_batch_size
-        self._mode = _INTERPOLATIONS[spatial_dims]
+        self._mode = INTERPOLATIONS[spatial_dims]
         self._recorded: list[AuxiliaryOutput] | None = None
 
     @contextmanager

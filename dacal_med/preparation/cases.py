@@ -84,6 +84,7 @@ class Plan:
         split: one or two sentences: how the parts were made, and whose split it is.
         modality: of each domain, such as ``{"source": "CT", "target": "MR"}``; empty to let the datalist guess.
         notes: what a user of the data must know.
+        evaluated: whether there must be cases for evaluation.
     """
 
     title: str
@@ -92,6 +93,7 @@ class Plan:
     split: str
     modality: dict[str, str]
     notes: tuple[str, ...] = ()
+    evaluated: bool = True
 
 
 def check_plan(plan: Plan) -> None:
@@ -116,7 +118,7 @@ def check_plan(plan: Plan) -> None:
             found = "no label" if case.label is None else "a label"
             raise InputError(f"case {case.name}: found {found} in '{case.part}'; wanted labels everywhere else.")
     for part in PARTS:
-        if part not in parts.values():
+        if part not in parts.values() and (plan.evaluated or part != "target_val"):
             raise InputError(f"{plan.title}: found no case for '{part}'; wanted at least one.")
     if plan.tables["source"].names != plan.tables["target"].names:
         raise InputError(f"{plan.title}: the label tables of source and target name different classes.")

@@ -10,11 +10,13 @@ from dacal_med.errors import InputError
 from dacal_med.preparation.recipe import Recipe
 from dacal_med.preparation.sets import (
     amos,
+    any_folders,
     brats,
     btcv_chaos,
     cc359,
     disc_cup,
     hippocampus,
+    lidc,
     mitochondria,
     mmwhs,
     mnms,
@@ -34,6 +36,8 @@ RECIPES: tuple[Recipe, ...] = (
     *vessels.RECIPES,
     *disc_cup.RECIPES,
     *cc359.RECIPES,
+    *lidc.RECIPES,
+    *any_folders.RECIPES,
 )
 
 

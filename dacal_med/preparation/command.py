@@ -37,7 +37,7 @@ def run(arguments: Sequence[str]) -> int:
         return 0
     recipe = find_recipe(options.recipe)
     request = Request(
-        folders={role.name: getattr(options, role.name) for role in recipe.roles},
+        folders={role.name: folder for role in recipe.roles if (folder := getattr(options, role.name)) is not None},
         choices={choice.name: getattr(options, choice.name) for choice in recipe.choices},
         seed=options.seed,
         partial=options.partial,
@@ -50,8 +50,13 @@ def run(arguments: Sequence[str]) -> int:
 def describe(recipe: Recipe) -> str:
     """What a recipe makes, what it needs and on which terms, in a few lines."""
     lines = [f"{recipe.name}: {recipe.title}", f"labels: {recipe.labels}", f"split: {recipe.split}"]
-    lines += [f"{_option(role.name)} FOLDER: {role.layout}" for role in recipe.roles]
-    lines += [f"{_option(choice.name)} {{{','.join(choice.values)}}}: {choice.help}" for choice in recipe.choices]
+    lines += [
+        f"{_option(role.name)} FOLDER{' (optional)' if role.optional else ''}: {role.layout}" for role in recipe.roles
+    ]
+    lines += [
+        f"{_option(choice.name)} {'{' + ','.join(choice.values) + '}' if choice.values else 'TEXT'}: {choice.help}"
+        for choice in recipe.choices
+    ]
     lines += [f"{owner.name}: {owner.licence}; {owner.url}" for owner in recipe.owners()]
     wrapped = [textwrap.fill(lines[0], 118)]
     wrapped += [textwrap.fill(line, 118, initial_indent="  ", subsequent_indent="      ") for line in lines[1:]]
@@ -75,9 +80,14 @@ def _parser() -> argparse.ArgumentParser:
             allow_abbrev=False,
         )
         for role in recipe.roles:
-            sub.add_argument(_option(role.name), type=Path, required=True, metavar="FOLDER", help="as downloaded")
+            sub.add_argument(
+                _option(role.name), type=Path, required=not role.optional, metavar="FOLDER", help="as downloaded"
+            )
         for choice in recipe.choices:
-            sub.add_argument(_option(choice.name), choices=choice.values, default=choice.default, help=choice.help)
+            limits = {"choices": choice.values} if choice.values else {"metavar": "TEXT"}
+            # argparse would take a "%" for one of its own.
+            text = choice.help.replace("%", "%%")
+            sub.add_argument(_option(choice.name), default=choice.default, help=text, **limits)
         sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the data set shall be")
         sub.add_argument("--seed", type=int, default=0, help="of splits that no one has published (default: 0)")
         sub.add_argument("--partial", action="store_true", help="prepare an incomplete download as far as it goes")

@@ -42,7 +42,11 @@ def document(recipe: Recipe, request: Request, plan: Plan, written: Mapping[str,
         plan: how.
         written: by case name.
     """
-    chosen = ", ".join(f"{name} = {value}" for name, value in request.choices.items()) or "none"
+    chosen = ", ".join(f"{name} = {value}" for name, value in request.choices.items() if value) or "none"
+    terms = [
+        f"- **{owner.name}** ({owner.url}). Licence: {owner.licence}. Cite: {owner.citation}"
+        for owner in recipe.owners()
+    ] or ["- Whatever whoever owns the images has laid down."]
     lines = [
         f"# {plan.title}",
         "",
@@ -51,10 +55,7 @@ def document(recipe: Recipe, request: Request, plan: Plan, written: Mapping[str,
         "",
         "## Terms",
         "",
-        *(
-            f"- **{owner.name}** ({owner.url}). Licence: {owner.licence}. Cite: {owner.citation}"
-            for owner in recipe.owners()
-        ),
+        *terms,
         "",
         "Files in this folder are copies or conversions of theirs: the same terms hold.",
         "",

@@ -74,12 +74,12 @@ def prepare(recipe: Recipe, request: Request, out: Path, *, progress: bool = Tru
 
 
 def _check_request(recipe: Recipe, request: Request, out: Path) -> None:
-    wanted = [role.name for role in recipe.roles]
-    if sorted(request.folders) != sorted(wanted):
+    wanted = [role.name for role in recipe.roles if not role.optional]
+    if not set(wanted) <= set(request.folders) <= {role.name for role in recipe.roles}:
         raise InputError(f"{recipe.name}: found the folders {sorted(request.folders)}; wanted {wanted}.")
     choices = {choice.name: choice.values for choice in recipe.choices}
     for name, values in choices.items():
-        if request.choices.get(name) not in values:
+        if name not in request.choices or (values and request.choices[name] not in values):
             raise InputError(
                 f"{recipe.name}: found {name} = {request.choices.get(name)!r}; wanted one of {', '.join(values)}."
             )

@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the owners' files: NIfTI volumes and frames, DICOM series, pictures and pages of TIFF stacks."""
+"""Reading the owners' files: NIfTI volumes and frames, DICOM series, MHA, NRRD, HDF5, pictures and TIFF stacks."""
 
 from __future__ import annotations
 
@@ -61,22 +61,60 @@ def read_dicom(files: Sequence[Path]) -> Volume:
             of one size.
     """
     ordered = order_slices(files)
-    try:
-        import SimpleITK as sitk
-    except ImportError as error:
-        raise InputError(
-            "SimpleITK is not installed; wanted for DICOM series: pip install 'dacal-med[prepare]'."
-        ) from error
+    sitk = _simpleitk(ordered[0].parent)
     reader = sitk.ImageSeriesReader()
     reader.SetFileNames([str(path) for path in ordered])
     try:
-        image = reader.Execute()
+        return _from_simpleitk(reader.Execute())
     except RuntimeError as error:
         cause = str(error).strip().splitlines()[-1]
         raise InputError(f"{ordered[0].parent}: cannot be read as a DICOM series ({cause}).") from error
-    size = np.asarray(image.GetSpacing())
+
+
+def read_itk(path: Path, *, voxels: bool = True) -> Volume:
+    """Read a volume of one of ITK's formats: MHA, MHD or NRRD.
+
+    Args:
+        path: the file.
+        voxels: whether to read them; an array without memory of its own stands in for them otherwise.
+
+    Raises:
+        InputError: SimpleITK is not installed, the file is unreadable, or not a volume of one channel.
+    """
+    sitk = _simpleitk(path)
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        size, channels = reader.GetSize(), reader.GetNumberOfComponents()
+        if len(size) != 3 or channels != 1:
+            raise InputError(
+                f"{path}: found {len(size)} axes and {channels} channel(s); wanted a volume of one channel."
+            )
+        if not voxels:
+            return Volume(np.broadcast_to(np.zeros((), np.uint8), size), np.eye(4))
+        return _from_simpleitk(reader.Execute())
+    except RuntimeError as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path}: cannot be read as an image ({cause}); wanted a complete file.") from error
+
+
+def _simpleitk(path: Path) -> Any:
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise InputError(
+            f"{path}: SimpleITK is not installed; wanted for DICOM series, MHA and NRRD: pip install "
+            "'dacal-med[prepare]'."
+        ) from error
+    return SimpleITK
+
+
+def _from_simpleitk(image: Any) -> Volume:
+    import SimpleITK as sitk
+
     affine = np.eye(4)
-    affine[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * size
+    affine[:3, :3] = np.asarray(image.GetDirection()).reshape(3, 3) * np.asarray(image.GetSpacing())
     affine[:3, 3] = image.GetOrigin()
     return Volume(sitk.GetArrayFromImage(image).transpose(2, 1, 0), _LPS_TO_RAS @ affine)
 
@@ -158,6 +196,22 @@ def read_picture(path: Path, page: int = 0) -> Picture:
     if array.ndim != 2 and (array.ndim != 3 or array.shape[2] != 3):
         raise InputError(f"{path}: found shape {array.shape}; wanted a grey or a colour picture.")
     return Picture(array)
+
+
+def read_stack(path: Path) -> Volume:
+    """Read the pages of a TIFF stack as a volume of 1 mm voxels, since TIFF holds no millimetres.
+
+    Returns:
+        ``(x, y, z)``: columns, rows, pages.
+
+    Raises:
+        InputError: unreadable, coloured, or pages of several sizes.
+    """
+    pages = [read_mask(path, page).array for page in range(count_pages(path))]
+    shapes = sorted({page.shape for page in pages})
+    if len(shapes) > 1:
+        raise InputError(f"{path}: found pages of {shapes[0]} and {shapes[1]} pixels; wanted pages of one size.")
+    return Volume(np.stack(pages).transpose(2, 1, 0), np.eye(4))
 
 
 def read_mask(path: Path, page: int = 0) -> Picture:

@@ -34,13 +34,15 @@ class Role:
 
     Attributes:
         name: the option of the command that names the folder, such as "source".
-        owners: the data set it holds, or those it may hold.
+        owners: the data set it holds, or those it may hold; none for the user's own.
         layout: what is expected in it.
+        optional: whether the recipe does without.
     """
 
     name: str
     owners: tuple[Owner, ...]
     layout: str
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Choice:
 
     Attributes:
         name: the option of the command, with "_" for "-".
-        values: what may be chosen.
+        values: what may be chosen; none where any text may be given.
         default: what is chosen otherwise.
         help: one line.
     """

@@ -10,6 +10,8 @@ from typing import Any
 OVERALL = (
     ("Dice", "dice"),
     ("mIoU", "miou"),
+    ("MCC", "mcc"),
+    ("mAP", "average_precision"),
     ("ECE", "ece"),
     ("foreground ECE", "foreground_ece"),
     ("NLL", "nll"),

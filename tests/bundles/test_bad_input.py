@@ -161,6 +161,7 @@ def test_two_dimensional_data_in_a_bundle_for_volumes(refusal, shared_data):
         ({"warmup_epochs": 9}, "warmup_epochs: found 9, wanted 0 to max_epochs=2"),
         ({"meta_objective#source": "validation"}, "meta_objective#source: found 'validation'"),
         ({"held_out_share": 0.0}, "held_out_share"),
+        ({"host#name": "mic", "host#block_size": [4, 4]}, "host#block_size: found 2 numbers, wanted 3"),
     ],
 )
 def test_wrong_settings(refusal, phantom, overrides, message):

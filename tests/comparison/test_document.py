@@ -108,8 +108,8 @@ def test_cells_are_mean_and_spread_with_the_best_bold(result):
     assert cell(rows, "Host", "time (min)") == "1.5 ± 0.7"
     assert cell(rows, "Host", "peak memory (MiB)") == "2048 ± 0"
     assert rows[0][1:] == [
-        *("Dice ↑", "mIoU ↑", "ECE ↓", "foreground ECE ↓", "boundary ECE ↓", "class-wise ECE ↓", "NLL ↓"),
-        *("foreground NLL ↓", "Brier ↓", "time (min)", "peak memory (MiB)"),
+        *("Dice ↑", "mIoU ↑", "MCC ↑", "mAP ↑", "ECE ↓", "foreground ECE ↓", "boundary ECE ↓", "class-wise ECE ↓"),
+        *("NLL ↓", "foreground NLL ↓", "Brier ↓", "time (min)", "peak memory (MiB)"),
     ]
 
 

@@ -15,7 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import DiceMetric, compute_iou
 from scipy import ndimage
-from sklearn.metrics import brier_score_loss, f1_score, jaccard_score, log_loss
+from sklearn.metrics import (
+    average_precision_score,
+    brier_score_loss,
+    f1_score,
+    jaccard_score,
+    log_loss,
+    matthews_corrcoef,
+)
 from torch.nn import functional
 from torchmetrics.classification import BinaryCalibrationError, MulticlassCalibrationError
 
@@ -23,11 +30,15 @@ from dacal_med.core.scores import (
     SCORES,
     ReliabilityTable,
     brier,
+    class_average_precision,
+    class_mcc,
     classwise_ece,
     dice,
     ece,
     iou,
+    mcc,
     mce,
+    mean_average_precision,
     mean_dice,
     mean_iou,
     nll,
@@ -105,6 +116,93 @@ def test_overlap_equals_scikit_learn(seed, dims, classes):
     wanted_iou[np.isnan(wanted_dice)] = np.nan
     assert dice(found).tolist() == pytest.approx(wanted_dice.tolist(), abs=1e-6, nan_ok=True)
     assert iou(found).tolist() == pytest.approx(wanted_iou.tolist(), abs=1e-6, nan_ok=True)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 9999), dims=st.sampled_from([2, 3]), classes=st.integers(2, 6))
+def test_correlation_equals_scikit_learn(seed, dims, classes):
+    batch = problem(seed, dims, classes, batch=2)
+    found = statistics_of(batch)
+    rows, truth = flattened(*batch)
+    guess = rows.argmax(1)
+    assert mcc(found) == pytest.approx(matthews_corrcoef(truth, guess), abs=1e-12)
+    both = zip(class_mcc(found).tolist(), range(classes), strict=True)
+    for value, k in both:
+        if k in truth or k in guess:
+            assert value == pytest.approx(matthews_corrcoef(truth == k, guess == k), abs=1e-12)
+        else:
+            assert math.isnan(value)
+
+
+def confused(*rows: list[int]) -> SegmentationStatistics:
+    """Statistics with this confusion matrix alone."""
+    found = SegmentationStatistics(len(rows))
+    found.confusion += torch.tensor(rows)
+    return found
+
+
+def test_correlation_of_two_classes_is_that_of_either():
+    found = confused([70, 5], [8, 17])
+    wanted = (17 * 70 - 5 * 8) / math.sqrt((17 + 5) * (17 + 8) * (70 + 5) * (70 + 8))
+    assert mcc(found) == pytest.approx(wanted, rel=1e-14)
+    assert class_mcc(found).tolist() == pytest.approx([wanted, wanted], rel=1e-14)
+
+
+def test_correlation_at_its_ends():
+    assert mcc(confused([3, 0], [0, 4])) == 1.0
+    assert mcc(confused([0, 3], [4, 0])) == -1.0
+    # One class throughout: nothing to correlate if both agree, no correlation if they do not.
+    assert math.isnan(mcc(confused([7, 0], [0, 0])))
+    assert mcc(confused([0, 7], [0, 0])) == mcc(confused([3, 0], [4, 0])) == mcc(confused([3, 4], [0, 0])) == 0.0
+
+
+def test_correlation_of_more_voxels_than_fit_a_product_of_64_bit_integers():
+    many = 10**12
+    assert mcc(confused([many, 1], [1, many])) == pytest.approx(1 - 2e-12, abs=1e-15)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 9999), dims=st.sampled_from([2, 3]), classes=st.integers(2, 4))
+def test_average_precision_agrees_with_scikit_learn(seed, dims, classes):
+    batch = problem(seed, dims, classes, batch=2)
+    found = class_average_precision(statistics_of(batch))
+    rows, truth = flattened(*batch)
+    for k in range(classes):
+        if k in truth:
+            wanted = average_precision_score(truth == k, rows[:, k])
+            assert float(found.low[k]) - 1e-12 <= wanted <= float(found.high[k]) + 1e-12
+            assert float(found.value[k]) == pytest.approx(wanted, abs=0.02)
+        else:
+            assert math.isnan(found.value[k])
+    present = [float(found.value[k]) for k in range(1, classes) if k in truth]
+    mean = stdlib.fmean(present) if present else math.nan
+    assert mean_average_precision(statistics_of(batch)) == pytest.approx(mean, nan_ok=True)
+
+
+def test_average_precision_of_sections_is_what_da_isc_reports():
+    """Its mean over sections of scikit-learn's scores, thresholded at one half, of two classes."""
+    cases, wanted = [], []
+    for seed in range(5):
+        probabilities, labels = problem(seed, 2, 2, ignored=0.0, dtype=torch.float32)
+        cases.append(statistics_of((probabilities, labels)))
+        rows, truth = flattened(probabilities, labels)
+        guess = rows[:, 1] >= 0.5
+        four = (average_precision_score(truth, rows[:, 1]), f1_score(truth, guess), matthews_corrcoef(truth, guess))
+        wanted.append((*four, jaccard_score(truth, guess)))
+    found = summarise_cases(cases)["per_case"]
+    means = [found[name]["mean"] for name in ("average_precision", "dice", "mcc", "miou")]
+    assert means[0] == pytest.approx(np.mean(wanted, axis=0)[0], abs=0.01)
+    assert means[1:] == pytest.approx(np.mean(wanted, axis=0)[1:].tolist(), abs=1e-6)
+
+
+def test_average_precision_is_not_known_for_sums_of_earlier_versions():
+    new = statistics_of(problem(0, 2))
+    old = SegmentationStatistics(3)
+    old.load_state_dict({name: value for name, value in new.state_dict().items() if not name.startswith("rank")})
+    for found in (old, old + new):
+        assert math.isnan(mean_average_precision(found))
+        assert summarise(found, "abc")["average_precision"] is None
+        assert summarise(found, "abc")["mcc"] is not None
 
 
 @settings(max_examples=25, deadline=None)
@@ -405,6 +503,8 @@ def test_a_summary_holds_every_score(dims):
     expected = {
         "dice": mean_dice(found),
         "miou": mean_iou(found),
+        "mcc": mcc(found),
+        "average_precision": mean_average_precision(found),
         "ece": ece(found, 15),
         "ece_10": ece(found, 10),
         "foreground_ece": ece(found, 15, "foreground"),
@@ -427,6 +527,9 @@ def test_a_summary_holds_every_score(dims):
         assert values["voxels"] == mine.sum()
         assert values["dice"] == dice(found)[k].item()
         assert values["iou"] == iou(found)[k].item()
+        assert values["mcc"] == pytest.approx(matthews_corrcoef(mine, rows.argmax(1) == k), abs=1e-12)
+        precision = average_precision_score(mine, rows[:, k])
+        assert abs(values["average_precision"] - precision) <= values["average_precision_error"] + 1e-12
         assert values["ece"] == pytest.approx(naive_ece(rows[:, k], mine, 15), abs=1e-12)
         assert values["nll"] == pytest.approx(-np.log(rows[mine, k]).mean(), rel=1e-12)
     assert set(summary) == {*expected, "voxels", "per_class"}
@@ -441,19 +544,33 @@ def test_what_cannot_be_measured_is_nan_and_none(dims):
     found = statistics_of((probabilities, torch.zeros(1, 1, *SIZES[dims])))
     assert dice(found).tolist() == pytest.approx([1, math.nan, math.nan], nan_ok=True)
     assert iou(found).tolist() == pytest.approx([1, math.nan, math.nan], nan_ok=True)
-    for value in (mean_dice(found), mean_iou(found)):
+    assert class_average_precision(found).value.tolist() == pytest.approx([1, math.nan, math.nan], nan_ok=True)
+    assert all(math.isnan(value) for value in class_mcc(found))
+    for value in (mean_dice(found), mean_iou(found), mcc(found), mean_average_precision(found)):
         assert math.isnan(value)
     for region in ("foreground", "boundary"):
         for score in (ece, mce, nll, brier):
             assert math.isnan(score(found, region=region))
     summary = summarise(found, "abc")
-    absent = {"dice", "miou", "foreground_ece", "boundary_ece", "foreground_nll", "foreground_brier"}
+    absent = {
+        "dice",
+        "miou",
+        "mcc",
+        "average_precision",
+        "foreground_ece",
+        "boundary_ece",
+        "foreground_nll",
+        "foreground_brier",
+    }
     assert {name for name in SCORES if summary[name] is None} == absent
     assert summary["ece"] == pytest.approx(0.2)
     # An absent class still has a calibration error: it was given probabilities.
     assert summary["per_class"]["b"] == {
         "dice": None,
         "iou": None,
+        "mcc": None,
+        "average_precision": None,
+        "average_precision_error": None,
         "ece": pytest.approx(0.1),
         "nll": None,
         "voxels": 0,
@@ -467,7 +584,8 @@ def test_no_voxels_give_no_scores():
     assert [summary[name] for name in SCORES] == [None] * len(SCORES)
     assert summary["voxels"] == 0
     for values in summary["per_class"].values():
-        assert values == {"dice": None, "iou": None, "ece": None, "nll": None, "voxels": 0}
+        assert values.pop("voxels") == 0
+        assert set(values.values()) == {None}
     json.dumps(summary, allow_nan=False)
 
 

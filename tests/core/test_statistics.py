@@ -18,12 +18,17 @@ from monai.data import MetaTensor
 from scipy import ndimage
 
 from dacal_med.core import statistics as module
+from dacal_med.core.ranking import RANK_BINS, rank_bin
 from dacal_med.core.statistics import FINE_BINS, REGIONS, SegmentationStatistics
 
 SIZES = {2: (7, 6), 3: (4, 5, 3)}
 IGNORED = 255
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
-COUNTS = ["confusion", "confidence_count", "confidence_correct", "class_count", "class_positive", "voxel_count"]
+COUNTS = [
+    *("confusion", "confidence_count", "confidence_correct", "class_count", "class_positive", "voxel_count"),
+    *("rank_count", "rank_positive"),
+]
+LATER = {"rank_count", "rank_positive"}
 SUMS = ["confidence_sum", "class_sum", "nll_sum", "brier_sum"]
 
 
@@ -78,6 +83,7 @@ def naive(probabilities, labels, ignore_index=IGNORED, background=0, boundary_wi
         "confusion": np.zeros((classes, classes), dtype=np.int64),
         **{f"confidence_{kind}": np.zeros((3, FINE_BINS)) for kind in ("count", "correct", "sum")},
         **{f"class_{kind}": np.zeros((classes, FINE_BINS)) for kind in ("count", "positive", "sum")},
+        **{f"rank_{kind}": np.zeros((classes, RANK_BINS)) for kind in ("count", "positive")},
         **{name: np.zeros((3, classes)) for name in ("nll_sum", "brier_sum", "voxel_count")},
     }
     for image, truth in zip(p, y, strict=True):
@@ -93,6 +99,9 @@ def naive(probabilities, labels, ignore_index=IGNORED, background=0, boundary_wi
                 sums["class_count"][k, exact_bin(value)] += 1
                 sums["class_positive"][k, exact_bin(value)] += t == k
                 sums["class_sum"][k, exact_bin(value)] += value
+                rank = int(rank_bin(torch.tensor(value, dtype=torch.float64)))
+                sums["rank_count"][k, rank] += 1
+                sums["rank_positive"][k, rank] += t == k
             for row, inside in enumerate(regions):
                 if inside:
                     sums["confidence_count"][row, exact_bin(q[guess])] += 1
@@ -425,6 +434,18 @@ def test_a_state_shares_no_memory():
     assert_same(other, before, rtol=0)
     other.update(*problem(1, 2))
     assert (state["confusion"] == 7).all()
+
+
+def test_states_of_earlier_versions_load_without_ranks():
+    mine = statistics_of(problem(0, 2))
+    old = {name: value for name, value in mine.state_dict().items() if name not in LATER}
+    other = statistics_of(problem(1, 2))
+    other.load_state_dict(old)
+    for name in COUNTS + SUMS:
+        wanted = torch.zeros_like(getattr(mine, name)) if name in LATER else getattr(mine, name)
+        assert torch.equal(getattr(other, name), wanted), name
+    other.update(*problem(1, 2))
+    assert int(other.rank_count.sum()) < int(other.class_count.sum())
 
 
 @pytest.mark.parametrize("name", COUNTS + SUMS)

@@ -150,6 +150,16 @@ def test_wrong_dimensions_wanted(folder: Path) -> None:
         check(folder, dims=2)
 
 
+@pytest.mark.parametrize("part", ["source", "target_train", "target_val"])
+def test_a_picture_in_a_list_of_volumes(folder: Path, part: str) -> None:
+    Image.fromarray(np.zeros((7, 6), np.uint8)).save(folder / "slice.png")
+    content = json.loads((folder / "datalist.json").read_text())
+    content[part].append({"image": "slice.png", "label": "slice.png"})
+    (folder / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"slice\.png: found 2 spatial axes.*wanted 3"):
+        check(folder)
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)

@@ -295,7 +295,7 @@ def test_every_recipe_is_documented(recipe: Recipe, capsys: pytest.CaptureFixtur
     for owner in recipe.owners():
         assert owner.licence and owner.citation and owner.url.startswith("https://")
     for choice in recipe.choices:
-        assert choice.default in choice.values
+        assert choice.default in (choice.values or [""])
     assert f"`{recipe.name}`" in (ROOT / "docs" / "data.md").read_text()
     assert (ROOT / "scripts" / f"prepare_{recipe.name}.py").is_file()
     assert main(["prepare", "--list"]) == 0
@@ -310,6 +310,23 @@ def test_scripts_are_the_commands(recipe: Recipe, capsys: pytest.CaptureFixture[
         runpy.run_path(str(script), run_name="__main__")
     assert stopped.value.code == 0
     assert f"prepare {recipe.name}" in capsys.readouterr().out
+
+
+def test_documented_pairs_of_m3da_are_choices_in_both_directions():
+    text = (ROOT / "docs" / "data.md").read_text().partition("## The pairs of M3DA")[2].partition("\n## ")[0]
+    rows = [line.split("|")[2:4] for line in text.splitlines() if "`prepare " in line]
+    assert len(rows) == 7
+    for there, back in rows:
+        words = there.strip(" `").split()[1:]
+        recipe, options = find_recipe(words[0]), dict(zip(words[1::2], words[2::2], strict=True))
+        if not options:
+            assert find_recipe(back.strip(" `").split()[1]).roles == recipe.roles
+            continue
+        reverse = back.strip(" `").split()
+        (a, first), (b, second) = options.items()
+        assert reverse == [a, second, b, first]
+        allowed = {f"--{choice.name.replace('_', '-')}": choice.values for choice in recipe.choices}
+        assert {first, second} <= set(allowed[a]) & set(allowed[b])
 
 
 def test_recipe_names_are_unique():

@@ -15,6 +15,7 @@ from dacal_med.core.batch import LabelledBatch
 from dacal_med.core.mixing import MaskGenerator
 from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
+from dacal_med.errors import InputError
 
 
 class ExtraLoss(Protocol):
@@ -83,6 +84,25 @@ class Host(Protocol):
             ``(seed, iteration, rank)``.
         """
         ...
+
+
+class OnHost:
+    """A host that adds to the terms of another, its field ``base``, and mixes as that does.
+
+    Raises:
+        InputError: if ``base`` is no host.
+    """
+
+    base: Host
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.base, Host):
+            raise InputError(f"host#base: found {type(self.base).__name__}, wanted a host")
+
+    @property
+    def mask_generator(self) -> MaskGenerator:
+        """That of the host below."""
+        return self.base.mask_generator
 
 
 def pseudo_batch(image: Tensor, pseudo: PseudoLabels) -> LabelledBatch:

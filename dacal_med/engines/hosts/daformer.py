@@ -18,10 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from dacal_med.core.features import class_cells, feature_distance
-from dacal_med.core.mixing import MaskGenerator
 from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
-from dacal_med.engines.hosts.base import Host, LossTerm
+from dacal_med.engines.hosts.base import Host, LossTerm, OnHost
 from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
@@ -75,7 +74,7 @@ class FeatureDistance:
 
 
 @dataclass
-class DAFormer:
+class DAFormer(OnHost):
     """Thing-class feature distance of DAFormer (Hoyer, Dai, Van Gool, CVPR 2022, arXiv 2111.14887), on another host.
 
     To the source term of ``base`` it adds the distance between the student's features and those of a frozen, pretrained
@@ -111,8 +110,7 @@ class DAFormer:
     frozen_layer: str = ""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, Host):
-            raise InputError(f"host#base: found {type(self.base).__name__}, wanted a host")
+        super().__post_init__()
         if not self.feature_weight >= 0.0 or not 0.5 < self.min_share <= 1.0:
             raise InputError(
                 f"host: found feature_weight={self.feature_weight}, min_share={self.min_share}; "
@@ -129,11 +127,6 @@ class DAFormer:
     def uses_target(self) -> bool:
         """That of the host below."""
         return self.base.uses_target
-
-    @property
-    def mask_generator(self) -> MaskGenerator:
-        """That of the host below."""
-        return self.base.mask_generator
 
     def terms(
         self, batch: DomainBatch, mask: Tensor | None, pseudo: PseudoLabels | None, hard: PseudoLabels | None

@@ -11,16 +11,15 @@ import torch
 from torch import Tensor
 
 from dacal_med.core.masking import block_mask
-from dacal_med.core.mixing import MaskGenerator
 from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
-from dacal_med.engines.hosts.base import Host, LossTerm, pseudo_batch
+from dacal_med.engines.hosts.base import Host, LossTerm, OnHost, pseudo_batch
 from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.errors import InputError
 
 
 @dataclass
-class MaskedConsistency:
+class MaskedConsistency(OnHost):
     """Masked image consistency, MIC (Hoyer, Dai, Wang, Van Gool, CVPR 2023, arXiv 2212.01322), on another host.
 
     To the terms of ``base`` it adds one on target images of which blocks are hidden: the student must infer them from
@@ -49,8 +48,7 @@ class MaskedConsistency:
     uses_target: bool = field(default=True, init=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, Host):
-            raise InputError(f"host#base: found {type(self.base).__name__}, wanted a host")
+        super().__post_init__()
         if not 0.0 <= self.mask_ratio <= 1.0 or not 0.0 < self.block_share <= 1.0 or not self.masked_weight >= 0.0:
             raise InputError(
                 f"host: found mask_ratio={self.mask_ratio}, block_share={self.block_share}, "
@@ -58,11 +56,6 @@ class MaskedConsistency:
             )
         if isinstance(self.fill, str) and self.fill != "mean":
             raise InputError(f"host#fill: found {self.fill!r}, wanted 'mean' or a number")
-
-    @property
-    def mask_generator(self) -> MaskGenerator:
-        """That of the host below."""
-        return self.base.mask_generator
 
     def terms(
         self, batch: DomainBatch, mask: Tensor | None, pseudo: PseudoLabels | None, hard: PseudoLabels | None

@@ -4,8 +4,8 @@
 
 The masks are "silver standard": the consensus of several automatic methods (STAPLE), a probability from 0 to 1 that
 becomes a mask at one half. Vendor and field strength are in the file names (``CC0001_philips_15_55_M``: 1.5 T, 55
-years, male). The number of subjects of each is about 60, and is checked only in sum. M3DA (arXiv 2502.17029) builds
-tasks on this data set; its labels and split were not confirmed and are not reproduced.
+years, male). The number of subjects of each is about 60, and is checked only in sum. M3DA (arXiv 2502.17029) segments
+white matter, grey matter and cerebrospinal fluid of this data set; neither those labels nor its split are used here.
 """
 
 from __future__ import annotations

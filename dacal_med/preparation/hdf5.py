@@ -1,0 +1,88 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays in HDF5 files: which one, its shape, its voxels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dacal_med.errors import InputError
+from dacal_med.preparation.cases import Picture, Pixels, Volume
+
+_VOXEL_SIZE = "element_size_um"  # (z, y, x) in micrometres, as ilastik and Fiji's HDF5 plugin write it
+
+
+def shape_of(path: Path, name: str, option: str) -> tuple[int, ...]:
+    """Return the shape of an array, two or three axes.
+
+    Args:
+        path: HDF5 file.
+        name: of the array in the file; "" for the only one.
+        option: of the command that names it, for messages.
+
+    Raises:
+        InputError: h5py is not installed, the file is unreadable, or has no such array, or not one alone.
+    """
+    with _array(path, name, option) as array:
+        return tuple(array.shape)
+
+
+def read_array(path: Path, name: str, option: str, section: int | None = None) -> Pixels:
+    """Read an array: a picture ``(y, x)``, a volume ``(z, y, x)``, or a section of a volume.
+
+    Args:
+        path: HDF5 file.
+        name: of the array in the file; "" for the only one.
+        option: of the command that names it, for messages.
+        section: which ``z`` alone, from 0.
+
+    Returns:
+        A picture, or a volume ``(x, y, z)`` with the voxel size of the attribute ``element_size_um``, 1 mm without it.
+
+    Raises:
+        InputError: as :func:`shape_of`, or a voxel size that is none.
+    """
+    with _array(path, name, option) as array:
+        if section is not None or array.ndim == 2:
+            return Picture(np.asarray(array[...] if section is None else array[section]))
+        affine = np.eye(4)
+        if _VOXEL_SIZE in array.attrs:
+            size = np.asarray(array.attrs[_VOXEL_SIZE], dtype=np.float64)
+            if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
+                raise InputError(f"{path}: found {_VOXEL_SIZE} = {size.tolist()}; wanted three sizes above 0, z first.")
+            affine[:3, :3] = np.diag(size[::-1] / 1000.0)
+        return Volume(np.asarray(array[...]).transpose(2, 1, 0), affine)
+
+
+@contextmanager
+def _array(path: Path, name: str, option: str) -> Iterator[Any]:
+    try:
+        import h5py
+    except ImportError as error:
+        raise InputError(
+            f"{path}: h5py is not installed; wanted for HDF5: pip install 'dacal-med[prepare]'."
+        ) from error
+    try:
+        with h5py.File(path, "r") as file:
+            names: list[str] = []
+            file.visititems(lambda key, thing: names.append(key) if isinstance(thing, h5py.Dataset) else None)
+            chosen = name or (names[0] if len(names) == 1 else "")
+            if chosen not in names:
+                raise InputError(
+                    f"{path}: found the array(s) {', '.join(names) or 'none'}; wanted "
+                    + (f"{name} ({option})." if name else f"one alone, or {option} to name it.")
+                )
+            array = file[chosen]
+            if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
+                raise InputError(
+                    f"{path}: found {chosen} of shape {array.shape} and type {array.dtype}; wanted numbers with two "
+                    "or three axes."
+                )
+            yield array
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read as HDF5 ({error}); wanted a complete file.") from error
