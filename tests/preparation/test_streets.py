@@ -331,6 +331,17 @@ def test_transparency_is_left_out(tmp_path: Path):
     np.testing.assert_array_equal(np.asarray(Image.open(datalist.source[0]["image"])), solid)
 
 
+def test_unfit_pairs_of_gta5_are_left_out(tmp_path: Path):
+    source = gta5(tmp_path / "gta")
+    for key, size in (("15188", (8, 6)), ("17705", SIZE)):
+        picture(source / "images" / f"{key}.png")
+        save(source / "labels" / f"{key}.png", ids(size=size), PALETTE)
+    folders = {"source": source, "target": cityscapes(tmp_path / "cs")}
+    datalist = made("gta2cityscapes", folders, tmp_path / "out", partial=True)
+    assert [Path(entry["image"]).stem[-5:] for entry in datalist.source] == ["00001", "00002", "17705"]
+    assert "15188 and 17705 are left out" in (tmp_path / "out" / "dataset.md").read_text()
+
+
 # What is refused, before anything is written
 
 Change = Callable[[Path], object]
