@@ -76,6 +76,13 @@ def test_conditions_of_acdc_are_recorded(made: dict[str, Datalist]):
     assert not any("group" in entry or "reference" in entry for entry in content["source"])
 
 
+def test_few_images_of_acdc_show_few_conditions(tmp_path: Path):
+    few = {"image_size": (16, 32), "num_source": 1, "num_target_train": 2, "num_target_val": 1}
+    content = json.loads((Path(ensure_streets(tmp_path / "s", "cityscapes2acdc", **few)) / "datalist.json").read_text())
+    assert [entry["group"] for entry in content["target_train"]] == ["fog", "night"]
+    assert [entry["group"] for entry in content["target_val"]] == ["fog"]
+
+
 def test_the_same_parameters_give_the_same_files(tmp_path: Path):
     few = {"image_size": (16, 32), "num_source": 1, "num_target_train": 1, "num_target_val": 1}
     first, again, other = (

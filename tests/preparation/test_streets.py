@@ -292,6 +292,19 @@ def test_cityscapes_to_acdc(tmp_path: Path, references: str):
     np.testing.assert_array_equal(rows_of(datalist.target_val[3]["label"]), train_ids(ids(3)))
 
 
+def test_a_lost_reference_frame_is_copied_again(tmp_path: Path):
+    folders = {"source": cityscapes(tmp_path / "cs"), "target": acdc(tmp_path / "acdc")}
+    made("cityscapes2acdc", folders, tmp_path / "out", partial=True)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "target").rglob("*.png")}
+    lost = tmp_path / "out" / "target" / "references" / "acdc_rain_GOPR0475_frame_000058.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    made("cityscapes2acdc", folders, tmp_path / "out", partial=True)
+    assert lost.read_bytes() == content
+    changed = {path.stem for path, time in before.items() if path.stat().st_mtime_ns != time}
+    assert changed == {lost.stem}
+
+
 def test_cityscapes_to_dark_zurich(tmp_path: Path):
     folders = {"source": cityscapes(tmp_path / "cs"), "target": dark_zurich(tmp_path / "dz")}
     datalist = made("cityscapes2darkzurich", folders, tmp_path / "out", partial=True)
