@@ -12,7 +12,6 @@ from tqdm import tqdm
 
 from dacal_med.data.datalist import Datalist
 from dacal_med.data.images import ImageHeader, read_header, read_image
-from dacal_med.data.street_labels import STREET_LABELS, TRAIN_NAMES
 from dacal_med.errors import InputError
 
 _CORNER_TOLERANCE = 0.1  # of a voxel: headers store single precision, rounded differently by every tool
@@ -127,13 +126,6 @@ def _check_image(path: str) -> None:
         raise InputError(f"{path}: found {bad} voxel(s) that are NaN or infinite; wanted finite values.")
 
 
-def _hint(strange: np.ndarray, datalist: Datalist) -> str:
-    """What unknown values of street labels may be."""
-    if set(datalist.class_names) <= set(TRAIN_NAMES) and np.isin(strange, [label.id for label in STREET_LABELS]).all():
-        return " These look like label ids of Cityscapes: `python -m dacal_med prepare` makes train ids of them."
-    return ""
-
-
 def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None:
     array, _ = read_image(path)
     names = dict(zip(datalist.label_values, datalist.class_names, strict=True))
@@ -144,7 +136,6 @@ def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None
         strange = np.unique(array[~np.isin(array, list(names))])
         raise InputError(
             f"{path}: found the label value(s) {[float(value) for value in strange[:8]]}; wanted only {sorted(names)}."
-            + _hint(strange, datalist)
         )
     for value, number in found.items():
         counts[names[value]] += number
