@@ -60,7 +60,8 @@ def collect(
         - ``methods``: by name ``title``, ``oracle``, ``base``, ``seeds`` (``{"0": S}``), ``mean`` and ``std`` (sample
           standard deviation, ``None`` for fewer than two) with the structure of ``S`` over the seeds in which a number
           exists, ``seconds`` and ``peak_memory_mib`` (each ``{"mean", "std"}``), ``failed`` (``{"1": message}``);
-        - ``seeds``, ``class_names``, ``cases`` (how many), ``reference`` (a name);
+        - ``seeds``, ``class_names``, ``background`` (the class that means leave out, ``None`` for none), ``cases`` (how
+          many), ``reference`` (a name);
         - ``paired``: by method and score of :data:`~dacal_med.core.scores.SCORES` ``difference`` (method minus
           reference, over the ``n`` seeds that both have), ``low`` and ``high`` (``None`` for ``n < 2``) and
           ``relative`` (the difference as a fraction of the reference's mean over those seeds);
@@ -94,6 +95,7 @@ def collect(
         "methods": entries,
         "seeds": list(seeds),
         "class_names": list(measured.class_names),
+        "background": measured.background,
         "cases": measured.number,
         "reference": reference,
         "paired": {},
@@ -124,7 +126,9 @@ def pooled_tables(folder: Path, result: Mapping[str, Any], region: str = "foregr
     """
     tables = {}
     for name, entry in result["methods"].items():
-        cases = [case for seed in entry["seeds"] for case in load_sums(run_folder(folder, name, int(seed)) / SUMS)[0]]
+        cases = [
+            case for seed in entry["seeds"] for case in load_sums(run_folder(folder, name, int(seed)) / SUMS).cases
+        ]
         if cases:
             tables[name] = reliability_table(pool(cases), region=region)
     return tables
@@ -214,8 +218,15 @@ class _Cases:
     def __init__(self) -> None:
         self.scores: dict[tuple[str, int], dict[str, Array]] = {}
         self.class_names: tuple[str, ...] = ()
+        self.groups: list[str | None] = []
         self.number = 0
         self._first: tuple[Path, list[SegmentationStatistics]] | None = None
+
+    @property
+    def background(self) -> str | None:
+        """The class that is not foreground, ``None`` where every class counts or nothing was added."""
+        index = None if self._first is None else self._first[1][0].background
+        return None if index is None else self.class_names[index]
 
     def add(self, method: str, seed: int, path: Path) -> None:
         """Read the statistics of a run.
@@ -223,21 +234,30 @@ class _Cases:
         Raises:
             InputError: if they are unreadable or of other cases than those before.
         """
-        cases, names = load_sums(path)
+        sums = load_sums(path)
+        cases, names = sums.cases, sums.class_names
         if self._first is None:
             self._first, self.class_names, self.number = (path, cases), names, len(cases)
-        self._check(path, cases, names)
+            self.groups = sums.groups
+        self._check(path, cases, names, sums.groups)
         self.scores[method, seed] = {
             name: np.array([score(case) for case in cases], dtype=np.float64) for name, score in SCORES.items()
         }
 
-    def _check(self, path: Path, cases: Sequence[SegmentationStatistics], names: tuple[str, ...]) -> None:
+    def _check(
+        self,
+        path: Path,
+        cases: Sequence[SegmentationStatistics],
+        names: tuple[str, ...],
+        groups: Sequence[str | None],
+    ) -> None:
         assert self._first is not None
         first_path, first = self._first
         advice = f"in {first_path}; were both measured on the same cases?"
         for what, found, wanted in (
             ("cases", len(cases), len(first)),
             ("classes", names, self.class_names),
+            ("groups", groups, self.groups),
             ("settings", _settings(cases), _settings(first)),
         ):
             if found != wanted:

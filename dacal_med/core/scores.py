@@ -15,7 +15,7 @@ summaries, never 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dacal_med.core.ranking import AveragePrecision, average_precision
 from dacal_med.core.statistics import FINE_BINS, REGIONS, SegmentationStatistics
+from dacal_med.core.subsets import subset_classes
 
 
 class ReliabilityTable(NamedTuple):
@@ -112,6 +113,18 @@ def mean_average_precision(statistics: SegmentationStatistics) -> float:
     return _mean_present(class_average_precision(statistics).value, statistics.background)
 
 
+def subset_means(statistics: SegmentationStatistics, classes: Sequence[int]) -> dict[str, float]:
+    """Return the mean ``dice`` and ``miou`` over those of ``classes`` that are present, NaN if none is.
+
+    A class counts because it is named, so that the background may be among them.
+    """
+    chosen = torch.tensor(classes, dtype=torch.long, device=statistics.confusion.device)
+    return {
+        "dice": _mean_present(dice(statistics)[chosen], None),
+        "miou": _mean_present(iou(statistics)[chosen], None),
+    }
+
+
 def reliability_table(
     statistics: SegmentationStatistics, bins: int = 15, region: str = "all", class_index: int | None = None
 ) -> ReliabilityTable:
@@ -193,20 +206,26 @@ SCORES: dict[str, Callable[[SegmentationStatistics], float]] = {
 """The scores of a summary by name."""
 
 
-def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    statistics: SegmentationStatistics,
+    class_names: Sequence[str],
+    class_subsets: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Return every score, pooled over voxels, ready for JSON.
 
     Args:
         statistics: the sums.
         class_names: names by class.
+        class_subsets: class names by subset, for further means.
 
     Returns:
         The scores of :data:`SCORES`, ``voxels``, and ``per_class`` with ``dice``, ``iou``, ``mcc``,
         ``average_precision`` and the most that it can be wrong by (``average_precision_error``), ``ece`` (these one
-        against rest), ``nll`` and ``voxels`` by class name; ``None`` where a score does not exist.
+        against rest), ``nll`` and ``voxels`` by class name; with subsets also ``class_subsets``, the means of
+        :func:`subset_means` by name; ``None`` where a score does not exist.
 
     Raises:
-        ValueError: if the number of names is not the number of classes.
+        ValueError: if the number of names is not the number of classes, or as of :func:`subset_classes`.
     """
     if len(class_names) != statistics.num_classes:
         raise ValueError(f"class_names: found {len(class_names)}, wanted {statistics.num_classes}")
@@ -229,6 +248,11 @@ def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) ->
         }
         for k, name in enumerate(class_names)
     }
+    if class_subsets:
+        summary["class_subsets"] = {
+            name: {key: _or_none(value) for key, value in subset_means(statistics, classes).items()}
+            for name, classes in subset_classes(class_subsets, class_names).items()
+        }
     return summary
 
 
@@ -254,17 +278,53 @@ def summarise_cases(cases: Sequence[SegmentationStatistics]) -> dict[str, Any]:
     return {"per_case": result}
 
 
-def summarise_run(cases: Sequence[SegmentationStatistics], class_names: Sequence[str]) -> dict[str, Any]:
+def summarise_run(
+    cases: Sequence[SegmentationStatistics],
+    class_names: Sequence[str],
+    groups: Sequence[str | None] | None = None,
+    class_subsets: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Return everything known of an evaluation: :func:`summarise` of the sum of all cases, and the spread over cases.
 
     Args:
         cases: the sums of each case, at least one, on one device.
         class_names: names by class.
+        groups: the group of each case, ``None`` for cases in none.
+        class_subsets: class names by subset, for further means.
+
+    Returns:
+        Both mappings as one; where cases have groups also ``per_group`` with ``cases`` (how many) and :func:`summarise`
+        of their sum by group, in alphabetical order.
 
     Raises:
-        ValueError: if there is no case or the number of names is wrong.
+        ValueError: if there is no case, the number of names or groups is wrong, or as of :func:`subset_classes`.
     """
-    return {**summarise(pool(cases), class_names), **summarise_cases(cases)}
+    summary = {**summarise(pool(cases), class_names, class_subsets), **summarise_cases(cases)}
+    grouped = by_group(cases, [None] * len(cases) if groups is None else groups)
+    if grouped:
+        summary["per_group"] = {
+            name: {"cases": len(members), **summarise(pool(members), class_names, class_subsets)}
+            for name, members in grouped.items()
+        }
+    return summary
+
+
+def by_group(
+    cases: Sequence[SegmentationStatistics], groups: Sequence[str | None]
+) -> dict[str, list[SegmentationStatistics]]:
+    """Return the cases of each group, groups in alphabetical order, cases in theirs.
+
+    Args:
+        cases: the sums of each case.
+        groups: the group of each, ``None`` for cases in none.
+
+    Raises:
+        ValueError: if there is not one group for each case.
+    """
+    if len(groups) != len(cases):
+        raise ValueError(f"groups: found {len(groups)}, wanted {len(cases)}, one for each case")
+    names = sorted({group for group in groups if group is not None})
+    return {name: [case for case, group in zip(cases, groups, strict=True) if group == name] for name in names}
 
 
 def pool(cases: Sequence[SegmentationStatistics]) -> SegmentationStatistics:

@@ -24,7 +24,7 @@ from dacal_med.engines.domains import DomainBatch, prepare_domains
 from dacal_med.engines.hosts import Host, LossTerm
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
-from dacal_med.engines.student import Loss, term_losses
+from dacal_med.engines.student import Loss, checked_logits, term_losses
 from dacal_med.engines.teacher import Teacher
 from dacal_med.errors import InputError
 
@@ -253,8 +253,8 @@ class AdaptationTrainer(Trainer):
 
     def _teacher_logits(self, image: Tensor) -> Tensor:
         with torch.no_grad(), self._autocast():
-            logits: Tensor = self.inferer(image, self.teacher.network)
-            return logits.float()
+            output = self.inferer(image, self.teacher.network)
+            return checked_logits(output, image, self.num_classes).float()
 
     def _student_step(self, terms: Sequence[LossTerm]) -> None:
         self.optimizer.zero_grad(set_to_none=True)

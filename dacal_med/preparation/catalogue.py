@@ -21,6 +21,7 @@ from dacal_med.preparation.sets import (
     mmwhs,
     mnms,
     saml,
+    streets,
     vessels,
 )
 
@@ -38,6 +39,7 @@ RECIPES: tuple[Recipe, ...] = (
     *cc359.RECIPES,
     *lidc.RECIPES,
     *any_folders.RECIPES,
+    *streets.RECIPES,
 )
 
 

@@ -162,6 +162,9 @@ def test_two_dimensional_data_in_a_bundle_for_volumes(refusal, shared_data):
         ({"meta_objective#source": "validation"}, "meta_objective#source: found 'validation'"),
         ({"held_out_share": 0.0}, "held_out_share"),
         ({"host#name": "mic", "host#block_size": [4, 4]}, "host#block_size: found 2 numbers, wanted 3"),
+        ({"num_classes": 9}, "num_classes: the trainer has 9, but class_names has"),
+        ({"network_def#out_channels": 9}, "it has 9 classes and the data has"),
+        ({"validate#evaluator#class_subsets": {"some": ["livre"]}}, "found no class 'livre'; did you mean 'liver'?"),
     ],
 )
 def test_wrong_settings(refusal, phantom, overrides, message):
