@@ -233,9 +233,12 @@ def _order(slices: Sequence[Slice], name: str) -> list[Slice]:
     ordered = sorted(slices, key=lambda item: (float(normal @ item.position), item.file, item.frame))
     gaps = np.diff([float(normal @ item.position) for item in ordered])
     usual = float(np.median(gaps))
-    for low, high, gap in zip(ordered, ordered[1:], gaps, strict=False):
+    pairs = list(zip(ordered, ordered[1:], gaps, strict=False))
+    # Duplicates first: one that was moved leaves a gap as well, and says less there.
+    for low, high, gap in pairs:
         if gap <= _POSITION_TOLERANCE:
             raise InputError(f"{low.name} and {high.name} lie at the same place; wanted each slice once")
+    for low, high, gap in pairs:
         if abs(gap - usual) > max(_GAP_TOLERANCE * usual, _POSITION_TOLERANCE):
             raise InputError(
                 f"{name}: found {gap:.4g} mm between {low.name} and {high.name} where others are {usual:.4g} mm apart; "

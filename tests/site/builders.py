@@ -51,7 +51,12 @@ def export_folder(
     else:
         kind = f"torch.nn.Conv{config['spatial_dims']}d"
         classes = "@num_classes"
-        config["network_def"] = {"_target_": kind, "in_channels": "@in_channels", "out_channels": classes, "kernel_size": 1}
+        config["network_def"] = {
+            "_target_": kind,
+            "in_channels": "@in_channels",
+            "out_channels": classes,
+            "kernel_size": 1,
+        }
     (folder / "configs").mkdir(parents=True)
     (folder / "models").mkdir()
     (folder / "configs" / "inference.json").write_text(json.dumps(config, indent=2))
