@@ -69,7 +69,6 @@ def nifti(path: Path, shape: tuple[int, ...], affine: np.ndarray, dtype: type) -
         gzip.GzipFile(filename="", fileobj=raw, mode="wb", compresslevel=1, mtime=0) as stream,
     ):
         header.write_to(stream)
-        stream.write(bytes(4))  # no extension follows
         yield _NiftiStream(stream, np.dtype(dtype))
 
 
