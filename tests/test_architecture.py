@@ -14,6 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dacal_med"
 RANKS = {
+    "site": 0,
     "errors": 0,
     "core": 1,
     "transforms": 2,
@@ -24,6 +25,8 @@ RANKS = {
     "handlers": 5,
     "bundle": 6,
     "comparison": 7,
+    "export": 7,
+    "site_report": 7,
     "cli": 8,
     "__main__": 9,
 }
