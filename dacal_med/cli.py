@@ -13,6 +13,7 @@ from dacal_med.bundle import input_error_in
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
+from dacal_med.export import trust_command
 from dacal_med.preparation import command as preparation
 
 
@@ -30,6 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Its recipes have options of their own, and no overrides of a configuration.
         if arguments[:1] == ["prepare"]:
             return preparation.run(arguments[1:])
+        if arguments[:1] == ["trust-reference"]:
+            trust, rest = trust_command.parser().parse_known_args(arguments[1:])
+            return trust_command.run(trust, _overrides(rest))
         options, rest = _parser().parse_known_args(arguments)
         return _compare(options, _overrides(rest), typed_command(arguments))
     except KeyboardInterrupt:
@@ -48,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dacal_med", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="make a data set from public data as downloaded", add_help=False)
+    commands.add_parser("trust-reference", help="what is usual for a trained model, for its site", add_help=False)
     compare = commands.add_parser(
         "compare",
         help="train and measure methods x seeds from one bundle configuration",
