@@ -94,7 +94,8 @@ def discover(place: str | Path, spatial_dims: int, identify: bool, skip: Path | 
     if not root.exists():
         raise InputError("dataset_dir: found no such file or folder; wanted images to segment")
     files = list(_walk(root, None if skip is None else skip.resolve())) if root.is_dir() else [root]
-    images, series = [], {}
+    images: list[Path] = []
+    series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
     root = root if root.is_dir() else root.parent
     for file in files:
         if is_image_file(file):
