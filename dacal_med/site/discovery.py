@@ -68,6 +68,8 @@ class Source:
             str(part) for file in self.files for part in (file, file.resolve(), file.name, _relative(file, self.root))
         }
         folders = {str(folder) for file in self.files for folder in (file.parent, file.resolve().parent)}
+        # A folder's bare name may be any word; as part of a path it went with the file.
+        folders = {folder for folder in folders if os.sep in folder}
         for secret in sorted({*paths, *folders, *self.secrets}, key=len, reverse=True):
             if len(secret) > 2:
                 text = text.replace(secret, "<hidden>")
