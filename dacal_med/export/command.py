@@ -72,7 +72,8 @@ def calibrate_parser() -> argparse.ArgumentParser:
         "--per_class", action="store_true", help="a weight and a bias for each class, not one temperature"
     )
     parser.add_argument("--seed", type=int, default=0, help="which voxels are drawn (default: 0)")
-    parser.add_argument("--force", action="store_true", help="write even if it is not better, or over a folder")
+    parser.add_argument("--always", action="store_true", help="write even if calibration did not get better")
+    parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     return parser
 
 

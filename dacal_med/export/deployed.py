@@ -53,19 +53,9 @@ class Deployed:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def spatial_dims(self) -> int:
-        """Number of spatial axes."""
-        return int(self.config["spatial_dims"])
-
-    @property
-    def in_channels(self) -> int:
-        """Number of image channels."""
-        return int(self.config["in_channels"])
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, background included."""
-        return len(self.class_names)
+    def task(self) -> dict[str, Any]:
+        """What training decided."""
+        return {"class_names": list(self.class_names), **{key: self.config[key] for key in _OF_THE_TASK}}
 
     @property
     def roi_size(self) -> tuple[int, ...]:
