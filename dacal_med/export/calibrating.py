@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``python -m dacal_med calibrate``: a site's own labelled cases say how confident an exported network may be.
 
-Temperature or vector scaling (Guo et al., ICML 2017, arXiv 1706.04599) on the logits of the windows that inference sees.
-Whether it helps is measured on cases that the fit did not see: each case, or fold of cases, in turn.
+Temperature or vector scaling (Guo et al., ICML 2017, arXiv 1706.04599) inside the network, fitted to what inference
+makes of its windows. Whether it helps is measured on cases that the fit did not see: each case, or fold, in turn.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dacal_med.comparison.calibrators import Prediction, TemperatureScaling, VectorScaling, fit_temperature, fit_vector
+from dacal_med.comparison.calibrators import TemperatureScaling, VectorScaling
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.data.checking import check_data
 from dacal_med.data.datalist import load_cases
@@ -28,11 +28,11 @@ from dacal_med.export.folder import building, convert
 from dacal_med.export.labelled import LabelledCases
 from dacal_med.export.layout import CALIBRATION, CONFIGS, DEPLOY, DOCS, INFERENCE, METADATA, MODELS, TRUST, WEIGHTS
 from dacal_med.export.volumes import try_out
+from dacal_med.export.window_fit import WindowSample, fit_temperature, fit_vector
 from dacal_med.handlers.weights import save_weights
 from dacal_med.reporting.files import write_json
 from dacal_med.site import checksums
 from dacal_med.site.calibrated import CalibratedNetwork
-from dacal_med.transforms.labels import IGNORE_INDEX
 
 MIN_CASES = 3
 """With fewer, the difference on held-out cases has no usable interval."""
@@ -83,8 +83,8 @@ class Calibration:
         datalist = load_cases(self.dataset_dir)
         if list(datalist.class_names) != names:
             raise InputError(
-                f"{self.dataset_dir}: found the classes {', '.join(datalist.class_names)}, wanted those of {self.site}: "
-                f"{', '.join(names)}"
+                f"{self.dataset_dir}: found the classes {', '.join(datalist.class_names)}, wanted those of "
+                f"{self.site}: {', '.join(names)}"
             )
         if len(datalist.source) < MIN_CASES:
             raise InputError(f"{self.dataset_dir}: found {len(datalist.source)} case(s), wanted {MIN_CASES} or more")
@@ -115,9 +115,8 @@ class Calibration:
         )
         return report, fitted
 
-    def _fit(self, samples: list[Prediction]) -> Fitted:
-        fit = fit_vector if self.per_class else fit_temperature
-        return fit(samples, ignore_index=IGNORE_INDEX, seed=self.seed)
+    def _fit(self, samples: list[WindowSample]) -> Fitted:
+        return fit_vector(samples) if self.per_class else fit_temperature(samples)
 
     def _write(self, config: dict[str, Any], cases: LabelledCases, fitted: Fitted, report: CalibrationReport) -> None:
         network = calibrated(cases.base, fitted, len(report.names), cases.spatial_dims)

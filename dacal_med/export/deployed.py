@@ -90,7 +90,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     check_overrides(["--config_file", str(files), *(word for key, value in overrides for word in (f"--{key}", value))])
     values = {key.replace("::", "#"): DefaultParseValue(value) for key, value in overrides}
     parser = ConfigParser(inference)
-    # The training run has keys that inference lacks; the bundle's own guess of its folder looks at the working directory.
+    # The training run has keys that inference lacks; the bundle's guess of its folder looks at the working directory.
     parser.update({key: value for key, value in values.items() if key.split("#")[0] in inference})
     parser.update({"bundle_root": str(bundle), "model_file": str(model_file)})
     parser.parse()

@@ -4,25 +4,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
 from monai.data import MetaTensor
-from monai.inferers import Inferer
+from monai.data.utils import compute_importance_map
+from monai.inferers import Inferer, SlidingWindowInferer
 from monai.transforms import Compose, LoadImaged, ResampleToMatchd
 from torch import Tensor, nn
 
-from dacal_med.comparison.calibrators import Prediction
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import Datalist
 from dacal_med.engines.evaluator import predict_probabilities
+from dacal_med.errors import InputError
+from dacal_med.export.window_fit import WindowSample
 from dacal_med.site.calibrated import CalibratedNetwork
 from dacal_med.transforms.labels import IGNORE_INDEX, LabelsToChannelsd
 
-VOXELS_PER_WINDOW = 8192
+VOXELS_PER_CASE = 30_000
+"""Drawn for a fit; float32 counts them exactly."""
 
 
 class LabelledCases:
@@ -58,33 +61,45 @@ class LabelledCases:
     def __len__(self) -> int:
         return len(self.datalist.source)
 
-    def recorded(self, index: int) -> tuple[SegmentationStatistics, Prediction]:
-        """Predict a case as exported, and keep voxels of every window for a fit.
-
-        Windows overlap, so that the middle of an image is seen more often, as in inference, which weighs windows by
-        position; the fit does not.
+    def recorded(self, index: int) -> tuple[SegmentationStatistics, WindowSample]:
+        """Predict a case as exported, and keep what every window says of some voxels, for a fit.
 
         Returns:
-            The case's sums, and drawn voxels of the base network as ``(1, C, N)`` probabilities and ``(1, 1, N)`` labels.
+            The case's sums, and the drawn voxels as the base network sees them.
+
+        Raises:
+            InputError: if no voxel of the case has a label.
         """
         image, label = self._item(index)
-        generator = torch.Generator().manual_seed(self.seed + index)
-        drawn: list[tuple[Tensor, Tensor]] = []
+        known = (label.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        if not len(known):
+            raise InputError(f"{self.datalist.source[index]['label']}: found ignored voxels only, wanted labelled ones")
+        order = torch.randperm(len(known), generator=torch.Generator().manual_seed(self.seed + index))
+        drawn = known[order[:VOXELS_PER_CASE]]
+        # Travels through the windows beside the image: 0 where no voxel is drawn, and where small images are padded.
+        tickets = torch.zeros(label.numel())
+        tickets[drawn] = torch.arange(1, len(drawn) + 1, dtype=torch.float32)
+        parts: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def windows(part: Tensor) -> Tensor:
-            seen, truth = part[:, : self.in_channels], part[:, self.in_channels :]
-            logits = self.base(seen)
-            flat, classes = logits.movedim(1, -1).flatten(0, -2), truth.flatten().round().long() - 1
-            # What inference pads a small image with is 0 here and no class.
-            known = ((classes >= 0) & (classes != IGNORE_INDEX)).nonzero()[:, 0]
-            kept = known[torch.randperm(len(known), generator=generator)[: VOXELS_PER_WINDOW * len(part)]]
-            drawn.append((flat[kept].softmax(dim=1), classes[kept]))
+            seen, ticket = part[:, : self.in_channels], part[:, self.in_channels].flatten().round().long()
+            rows = ticket.nonzero()[:, 0]
+            logits = self.base(seen).movedim(1, -1).flatten(0, -2)
+            importance = self._importance(part.shape[2:]).expand(len(part), *part.shape[2:]).flatten()
+            parts.append((logits[rows].float(), importance[rows], ticket[rows] - 1))
             return self.network(seen)
 
-        statistics = self._measured(torch.cat([image, label.float() + 1.0], dim=1), label, windows)
-        probabilities, classes = (torch.cat(parts) for parts in zip(*drawn, strict=True))
-        sample = Prediction(probabilities.T[None], torch.zeros(1, 1, len(classes)), classes[None, None])
-        return statistics, sample
+        statistics = self._measured(torch.cat([image, tickets.view_as(label)], dim=1), label, windows)
+        logits, importance, voxel = (torch.cat(columns) for columns in zip(*parts, strict=True))
+        return statistics, WindowSample(logits, importance, voxel, label.flatten()[drawn])
+
+    def _importance(self, size: Sequence[int]) -> Tensor:
+        """Return what the inferer weighs a window with, by position."""
+        if not isinstance(self._inferer, SlidingWindowInferer):
+            return torch.ones(*size)
+        importance = compute_importance_map(tuple(size), mode=self._inferer.mode, sigma_scale=self._inferer.sigma_scale)
+        assert isinstance(importance, Tensor)
+        return importance
 
     def measured(self, index: int, network: nn.Module) -> SegmentationStatistics:
         """Return the sums of a case that a network predicts."""
