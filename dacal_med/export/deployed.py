@@ -101,6 +101,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     # A folder of its own, since there is no bundle around: MONAI Deploy strips what saves.
     config["output_dir"] = "predictions"
     config["network_def"] = resolved(config["network_def"], config)
+    config["preprocessing"] = channels_after_loading(config["preprocessing"])
     network = build_network(config, bundle / "configs" / "inference.json")
     load_weights(network, model_file)
     return Deployed(
@@ -148,6 +149,25 @@ def resolved(node: Any, config: Mapping[str, Any]) -> Any:
         value = config.get(node[1:], node)
         return node if isinstance(value, str) and value.startswith(("$", "@", "%")) else value
     return node
+
+
+def channels_after_loading(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return preprocessing in which the channel axis is the duty of a transform of its own.
+
+    MONAI Deploy leaves out what loads and gives volumes without channels, so that loading must do nothing else.
+
+    Args:
+        preprocessing: a ``Compose`` as configured.
+    """
+    transforms = []
+    for transform in preprocessing["transforms"]:
+        loads = isinstance(transform, Mapping) and str(transform.get("_target_", "")).endswith("LoadImaged")
+        if loads and transform.get("ensure_channel_first"):
+            transforms.append({key: value for key, value in transform.items() if key != "ensure_channel_first"})
+            transforms.append({"_target_": "EnsureChannelFirstd", "keys": transform["keys"]})
+        else:
+            transforms.append(transform)
+    return {**preprocessing, "transforms": transforms}
 
 
 def read_json(path: Path) -> dict[str, Any]:
