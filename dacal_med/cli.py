@@ -15,6 +15,7 @@ from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
 from dacal_med.export import trust_command
 from dacal_med.preparation import command as preparation
+from dacal_med.site_report import command as site_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Its recipes have options of their own, and no overrides of a configuration.
         if arguments[:1] == ["prepare"]:
             return preparation.run(arguments[1:])
+        if arguments[:1] == ["report"]:
+            return site_report.run(arguments[1:])
         if arguments[:1] == ["trust-reference"]:
             trust, rest = trust_command.parser().parse_known_args(arguments[1:])
             return trust_command.run(trust, _overrides(rest))
@@ -52,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dacal_med", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="make a data set from public data as downloaded", add_help=False)
+    commands.add_parser("report", help="a site's predictions as one HTML file", add_help=False)
     commands.add_parser("trust-reference", help="what is usual for a trained model, for its site", add_help=False)
     compare = commands.add_parser(
         "compare",

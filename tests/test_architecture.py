@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dacal_med"
 RANKS = {
-    "site": 0,
+    "site": -1,
     "errors": 0,
     "core": 1,
     "transforms": 2,
