@@ -25,10 +25,10 @@ RANKS = {
     "handlers": 5,
     "bundle": 6,
     "comparison": 7,
-    "export": 7,
     "site_report": 7,
-    "cli": 8,
-    "__main__": 9,
+    "export": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 MAX_LINES = 400
 HEADER = "# Copyright (c) dacal_med contributors\n# SPDX-License-Identifier: Apache-2.0\n"

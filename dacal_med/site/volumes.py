@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from monai.data.image_reader import ImageReader, NibabelReader, NrrdReader, PILReader
-from monai.data.utils import orientation_ras_lps
 from monai.transforms import EnsureChannelFirst
 
 from .errors import InputError
@@ -22,6 +20,8 @@ PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd",)
 _SHEAR_TOLERANCE = 1e-3  # cosine of the angle between two axes
+# The reader turns left-posterior-superior into RAS itself.
+_RAS = ("RAS", "right-anterior-superior")
 _CHUNK_VOXELS = 1 << 22
 
 
@@ -93,10 +93,13 @@ def read_file(path: Path, name: str) -> Volume:
     affine = meta.get("affine")
     if affine is None:
         return Volume(image, None, kind)
-    ras = np.asarray(affine, dtype=np.float64)
-    if meta.get("space") == "LPS":
-        ras = np.asarray(orientation_ras_lps(ras))
-    return Volume(image, ras, kind)
+    space = str(meta.get("space", "RAS"))
+    if space not in _RAS:
+        raise InputError(f"{name}: found space {space!r}; wanted left-posterior-superior or right-anterior-superior")
+    full = np.eye(4)
+    inner = len(affine) - 1
+    full[:inner, :inner], full[:inner, 3] = affine[:inner, :inner], affine[:inner, inner]
+    return Volume(image, full, kind)
 
 
 def _reader(path: Path) -> tuple[ImageReader, str]:
@@ -185,6 +188,3 @@ def _cause(error: BaseException) -> str:
         error = error.__cause__
     text = " ".join(str(error).split()) or "no message"
     return f"{type(error).__name__}: {text[:200]}"
-
-
-Reader = Callable[[], Volume]
