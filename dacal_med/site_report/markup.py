@@ -88,4 +88,12 @@ def bar(low: float | None, point: float | None, high: float | None, true: float 
     if true is not None:
         t = 6 + (width - 12) * true
         drawn += f'<path d="M{t:.1f} 3 l5 6 l-5 6 l-5 -6 z" class="truth"/>'
-    return tag("svg", Markup(drawn), width=f"{width:.0f}", height="18", role="img", aria_label=label, class_="bar")
+    return tag(
+        "svg",
+        Markup(drawn),
+        viewBox=f"0 0 {width:.0f} 18",
+        width=f"{width:.0f}",
+        role="img",
+        aria_label=label,
+        class_="bar",
+    )

@@ -299,9 +299,8 @@ def _model(report: Report) -> Markup:
         parts.append(tag("p", "The cases are of different models: compare them with care.", class_="notice"))
     fitted = sorted({c["interval_from_cases"] for p in report.good for c in p.trust["classes"].values()})
     if fitted:
-        source = (
-            "an assumption, no labelled case" if fitted == [0] else f"{fitted[0]} to {fitted[-1]} held-out source cases"
-        )
+        count = f"{fitted[0]}" if len(fitted) == 1 else f"{fitted[0]} to {fitted[-1]}"
+        source = "an assumption, no labelled case" if fitted == [0] else f"{count} held-out source cases"
         parts.append(tag("p", f"Intervals come from {source}; how, and how well they held, is told in docs/trust.md."))
     parts.append(tag("p", "Not a medical device: not for diagnosis or treatment.", class_="notice"))
     return join(parts)

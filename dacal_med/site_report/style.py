@@ -52,10 +52,13 @@ figcaption { font-size: .9rem; margin: .25rem 0 1rem; }
   thead { display: table-header-group; }
   tr, figure, .facts div, .case { break-inside: avoid; }
   .lead { break-after: avoid; }
+  p { break-inside: avoid; }
+  #slices { break-before: page; }
+  .case img { max-height: 52mm; }
+  .pair img { max-height: 82mm; }
   .pair { grid-template-columns: 1fr 1fr; gap: .6rem; }
   .facts { grid-template-columns: repeat(5, 1fr); gap: .4rem; }
   .facts dd { font-size: 1.1rem; }
-  .page { break-before: page; }
   .bar { width: 110px; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
