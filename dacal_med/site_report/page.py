@@ -192,7 +192,7 @@ def _cases(report: Report) -> Markup:
             if k == 0:
                 span = str(len(report.classes))
                 notes = tag("td", _notes(p), rowspan=span)
-                link = tag("a", p.shown, href=f"#slices-{p.name}") if p.name in report.pictures else p.shown
+                link = tag("a", p.shown, href=f"#slices-{p.number}") if p.name in report.pictures else p.shown
                 rows.append([tag("th", link, scope="rowgroup", rowspan=span), tag("td", name), *row, notes])
             else:
                 rows.append([tag("td", name), *row])
@@ -222,13 +222,13 @@ def _notes(p: Prediction) -> Markup:
     marks = [tag("div", tag("span", f"unusual {name}", class_="flag")) for name, t in tests.items() if t["unusual"]]
     count = len(p.content["warnings"])
     if count:
-        marks.append(tag("div", tag("a", f"{count} warning{'s' * (count > 1)}", href=f"#warnings-{p.name}")))
+        marks.append(tag("div", tag("a", f"{count} warning{'s' * (count > 1)}", href=f"#warnings-{p.number}")))
     return join(marks)
 
 
 def _warnings(report: Report) -> Markup:
     rows = [
-        [tag("th", p.shown, scope="row", id=f"warnings-{p.name}"), tag("td", *(tag("div", w) for w in warnings))]
+        [tag("th", p.shown, scope="row", id=f"warnings-{p.number}"), tag("td", *(tag("div", w) for w in warnings))]
         for p in report.good
         if (warnings := p.content["warnings"])
     ]
@@ -236,7 +236,7 @@ def _warnings(report: Report) -> Markup:
 
 
 def _confidence(report: Report) -> Markup:
-    histograms = {p.name: p.trust["confidence_histogram"]["foreground"] for p in report.good}
+    histograms = {p.shown: p.trust["confidence_histogram"]["foreground"] for p in report.good}
     if not any(sum(counts) for counts in histograms.values()):
         return Markup("")
     figures = [
@@ -276,7 +276,7 @@ def _slices(report: Report) -> Markup:
             dice = p.trust["mean_expected_dice"]
             words = "nothing found" if dice is None else f"expected Dice {dice:.3f}"
             heading = tag("h3", f"{p.shown}: {words}", *_flags(p))
-            blocks.append(tag("div", heading, *figures, class_="case", id=f"slices-{p.name}"))
+            blocks.append(tag("div", heading, *figures, class_="case", id=f"slices-{p.number}"))
     if not blocks:
         return Markup("")
     left = len(report.good) - len(blocks)

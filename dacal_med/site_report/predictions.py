@@ -27,12 +27,14 @@ class Prediction:
     Attributes:
         name: as the inference named it, and its files.
         shown: what the report calls it: nothing that could be a patient's name unless that is asked for.
+        number: its place in the folder, for links inside the report.
         folder: where its files are.
         content: the case's JSON.
     """
 
     name: str
     shown: str
+    number: int
     folder: Path
     content: Mapping[str, Any]
 
@@ -89,7 +91,7 @@ def read_predictions(folder: str | Path, identify: bool = False) -> list[Predict
                 "error": None if content["error"] is None else anonymous(str(content["error"]), secret),
                 "warnings": [anonymous(str(warning), secret) for warning in content["warnings"] or []],
             }
-        predictions.append(Prediction(name, shown, folder, content))
+        predictions.append(Prediction(name, shown, number, folder, content))
     return predictions
 
 
