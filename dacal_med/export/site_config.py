@@ -50,20 +50,20 @@ def as_site_config(inference: Mapping[str, Any], task: Mapping[str, Any]) -> dic
 
     Args:
         inference: the bundle's, with ``bundle_root``, ``model_file``, ``network``, ``preprocessing`` and ``inferer``.
-        task: what training decided.
+        task: what training decided; may be empty where the configuration has it written out.
 
     Returns:
         The configuration, ready for JSON.
     """
-    config = deepcopy(dict(inference))
-    config.pop("task_file", None)
+    config = {key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task")}
+    if task:
+        config["task"] = dict(task)
     config.update(
         bundle_root=_ROOT,
         code_root=_IMPORTABLE,
         model_file="$os.path.join(@bundle_root, 'models', 'model.pt')",
         output_dir="predictions",
         dataset_dir="",
-        task=dict(task),
         force=False,
         identify=False,
         dicom_seg="auto",

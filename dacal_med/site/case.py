@@ -94,7 +94,6 @@ class Task:
         grid = self.preprocessing.grid(shape, volume.affine)
         self._check_space(shape, grid)
         image = self._prepare(volume, grid, progress)
-        volume.array = np.empty(0, np.uint8)  # the voxels are not needed again
         axis = grid.axis_along(len(shape) - 1)
         with predict(
             image,
@@ -140,8 +139,9 @@ class Task:
             return torch.from_numpy(np.array(volume.array[(slice(None), *box)], dtype=np.float32))
 
         moved = resampled(read, volume.shape, self.in_channels, grid.to_image, grid.shape)
+        volume.array = np.empty(0, volume.array.dtype)  # the voxels are not needed again
         data = self.preprocessing.intensity({"image": MetaTensor(moved, affine=torch.as_tensor(grid.affine))})
-        image = data["image"]
+        image = data.pop("image")
         plain: Tensor = (image.as_tensor() if isinstance(image, MetaTensor) else image).float().cpu()
         if tuple(plain.shape) != (self.in_channels, *grid.shape):
             raise InputError(

@@ -291,7 +291,7 @@ def _pixels(files: Sequence[Path], ordered: Sequence[Slice]) -> tuple[np.ndarray
             if not whole:
                 volume[place] = values * item.slope + item.intercept
                 continue
-            shifted = values.astype(np.int32) + int(item.intercept)
+            shifted = values.astype(np.int64) + int(item.intercept)
             if volume.dtype == np.int16 and (shifted.min() < -32768 or shifted.max() > 32767):
                 volume = volume.astype(np.float32)
             volume[place] = shifted

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from .codes import concept
 from .dicom import ENHANCED, Series, quiet
+from .errors import InputError
 from .files import replacing
 
 MANUFACTURER = "dacal_med"
@@ -45,7 +47,7 @@ def write(
         own_codes: the bundle's ``segment_codes``.
 
     Raises:
-        InputError: it cannot be written, or the codes are malformed.
+        InputError: it cannot be written, the series' headers lack what it needs, or the codes are malformed.
     """
     import highdicom as hd
     from pydicom.sr.codedict import codes
@@ -69,13 +71,14 @@ def write(
             description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
         segments.append(description)
     frames = labels.transpose(2, 1, 0)
-    sources = series.headers()
+    sources = [_complete(header) for header in series.headers()]
     if str(sources[0].SOPClassUID) in ENHANCED:
         # A multi-frame object is segmented in the order of its own frames.
         order = np.argsort([item.frame for item in series.slices])
         frames = frames[order]
     with quiet(), replacing(path, ".dcm") as temporary:
-        segmentation = hd.seg.Segmentation(
+        segmentation = _build(
+            hd.seg.Segmentation,
             source_images=sources,
             pixel_array=np.ascontiguousarray(frames),
             segmentation_type=hd.seg.SegmentationTypeValues.BINARY,
@@ -94,3 +97,25 @@ def write(
             omit_empty_frames=bool(labels.any()),
         )
         segmentation.save_as(temporary)
+
+
+def _build(kind: Any, **content: Any) -> Any:
+    try:
+        return kind(**content)
+    except Exception as error:  # highdicom raises whatever an incomplete header leads it to
+        cause = f"{type(error).__name__}: {error}"
+        raise InputError(f"DICOM SEG cannot be made ({cause}); --dicom_seg false leaves it out") from error
+
+
+# May be empty in an image, so that what anonymises removes them; highdicom wants them there.
+_MAY_BE_EMPTY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID"),
+    *("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator"),
+)
+
+
+def _complete(header: Dataset) -> Dataset:
+    for keyword in _MAY_BE_EMPTY:
+        if keyword not in header:
+            setattr(header, keyword, "")
+    return header

@@ -68,6 +68,8 @@ class Source:
             str(part) for file in self.files for part in (file, file.resolve(), file.name, _relative(file, self.root))
         }
         folders = {str(folder) for file in self.files for folder in (file.parent, file.resolve().parent)}
+        # A folder's bare name may be any word; as part of a path it went with the file.
+        folders = {folder for folder in folders if os.sep in folder}
         for secret in sorted({*paths, *folders, *self.secrets}, key=len, reverse=True):
             if len(secret) > 2:
                 text = text.replace(secret, "<hidden>")
@@ -94,7 +96,8 @@ def discover(place: str | Path, spatial_dims: int, identify: bool, skip: Path | 
     if not root.exists():
         raise InputError("dataset_dir: found no such file or folder; wanted images to segment")
     files = list(_walk(root, None if skip is None else skip.resolve())) if root.is_dir() else [root]
-    images, series = [], {}
+    images: list[Path] = []
+    series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
     root = root if root.is_dir() else root.parent
     for file in files:
         if is_image_file(file):

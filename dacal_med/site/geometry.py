@@ -12,13 +12,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import Compose, LazyTransform
 from monai.transforms.io.dictionary import LoadImaged
-from monai.transforms.transform import Transform
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
@@ -68,11 +68,11 @@ class Preprocessing:
     """A bundle's preprocessing, taken apart.
 
     Attributes:
-        spatial: what moves voxels, lazily.
+        spatial: what moves voxels: MONAI's lazy transforms.
         intensity: what comes after and changes values alone.
     """
 
-    spatial: tuple[LazyTransform, ...]
+    spatial: tuple[Any, ...]
     intensity: Compose
 
     @classmethod
@@ -82,12 +82,13 @@ class Preprocessing:
         Raises:
             InputError: a spatial transform comes after one of intensities.
         """
-        steps: list[Transform] = [step for step in preprocessing.transforms if not isinstance(step, LoadImaged)]
-        spatial = tuple(itertools.takewhile(lambda step: isinstance(step, LazyTransform), steps))
-        rest = steps[len(spatial) :]
+        rest = [step for step in preprocessing.transforms if not isinstance(step, LoadImaged)]
+        spatial = []
+        while rest and isinstance(rest[0], LazyTransform):
+            spatial.append(rest.pop(0))
         if any(isinstance(step, LazyTransform) for step in rest):
             raise InputError("preprocessing: found a spatial transform after one of intensities; wanted it before")
-        return cls(spatial, Compose(rest))
+        return cls(tuple(spatial), Compose(rest))
 
     def grid(self, shape: Sequence[int], affine: np.ndarray | None) -> Grid:
         """The grid on which the network works for an image.

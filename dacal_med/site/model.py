@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .checksums import digest
 from .errors import InputError
 from .trust import TrustAccumulator
 
@@ -76,7 +76,7 @@ class Model:
             device=device,
             name=str(metadata.get("name", root.name)),
             version=str(metadata.get("version", "unknown")),
-            sha256=_digest(model_file),
+            sha256=digest(model_file),
             class_names=class_names,
             modality=modality if modality in _CODES else None,
             segment_codes=metadata.get("segment_codes"),
@@ -97,6 +97,8 @@ class Model:
             InputError: the reference is another model's.
         """
         background = 0 if self.class_names[0].lower() == "background" else None
+        if self.reference is not None:
+            background = self.reference.get("background")
         try:
             return TrustAccumulator(self.class_names, voxel_volume_mm3, self.reference, background, unit)
         except ValueError as error:
@@ -142,8 +144,3 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}; wanted an object")
     return content
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

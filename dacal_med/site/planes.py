@@ -47,7 +47,7 @@ class PlaneFile:
         """Read planes as ``(channels, planes, *plane)``."""
         self._stream.seek(start * self.bytes_per_plane)
         values = np.empty((stop - start, self.channels, *self.plane_shape), np.float32)
-        found = self._stream.readinto(values.data)  # type: ignore[attr-defined]
+        found = self._stream.readinto(values.data)
         if found != values.nbytes:
             raise OSError(f"temporary file: found {found} bytes; wanted {values.nbytes}")
         return torch.from_numpy(values).movedim(0, 1)

@@ -21,16 +21,14 @@ class ProgressLine:
     def __init__(self, name: str) -> None:
         self.name = name
         self.began = time.monotonic()
-        self.shown = 0.0
+        self.shown = float("-inf")
         self.terminal = sys.stdout.isatty()
 
     def show(self, what: str, share: float) -> None:
         """Tell what is being done and the share of it that is done."""
         now = time.monotonic()
         pause = 0.2 if self.terminal else _SECONDS
-        if now - self.shown < pause and 0 < share < 1:
-            return
-        if not self.terminal and now - self.shown < pause:
+        if now - self.shown < pause:
             return
         self.shown = now
         text = f"{self.name}: {what} {share:4.0%}"

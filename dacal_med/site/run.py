@@ -19,6 +19,7 @@ from torch import nn
 
 from . import dicom_seg
 from .case import Task
+from .checksums import verify
 from .discovery import Source, discover
 from .errors import InputError
 from .files import check_writable, write_json
@@ -88,6 +89,7 @@ class SiteInference:
         """
         if not self.dataset_dir:
             raise InputError("dataset_dir: not given; wanted --dataset_dir with a folder of images, or one image")
+        verify(self.bundle_root)
         identify = _switch("identify", self.identify)
         check_writable(self.output_dir)
         task = Task(

@@ -85,11 +85,15 @@ def read_file(path: Path, name: str) -> Volume:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about optional metadata only
-            array, meta = reader.get_data(reader.read(str(path)))
+            opened = reader.read(str(path))
+            pages = int(getattr(opened, "n_frames", 1))  # of which the reader would take the first
+            array, meta = reader.get_data(opened)
             native = torch.as_tensor(array.astype(array.dtype.newbyteorder("="), copy=False))
             image = np.asarray(EnsureChannelFirst()(native, meta))
     except Exception as error:  # readers raise whatever their format library raises
         raise InputError(f"{name}: cannot be read as {kind} ({_cause(error)}); wanted a complete file") from error
+    if pages != 1:
+        raise InputError(f"{name}: found a stack of {pages} pictures; wanted one picture a file")
     affine = meta.get("affine")
     if affine is None:
         return Volume(image, None, kind)

@@ -40,7 +40,7 @@ class Windows:
         sigma_scale: of the Gaussian, in window sizes.
     """
 
-    roi_size: Sequence[int]
+    roi_size: Sequence[int] | int
     overlap: float | Sequence[float] = 0.5
     batch_size: int = 4
     mode: str = "gaussian"

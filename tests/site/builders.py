@@ -21,6 +21,7 @@ from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
 from dacal_med.export.site_config import site_inference_config
+from dacal_med.site import checksums
 from dacal_med.site.run import SiteInference
 from tests.conftest import ROOT
 
@@ -74,10 +75,11 @@ def export_folder(
             network.weight[1] = 20.0 / config["in_channels"]
             network.bias[1] = -20.0 * threshold
     torch.save(network.state_dict(), folder / "models" / "model.pt")
+    checksums.write(folder)
     return folder
 
 
-def inference(folder: Path, dataset_dir: Path, output_dir: Path, **options: Any) -> SiteInference:
+def inference(folder: Path, dataset_dir: Path | str, output_dir: Path, **options: Any) -> SiteInference:
     """What the folder's configuration builds, in this process and with this tree's code."""
     parser = ConfigParser(json.loads((folder / "configs" / "inference.json").read_text()))
     parser.update({"bundle_root": str(folder), "device": "cpu", "code_root": str(folder)})

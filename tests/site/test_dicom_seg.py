@@ -16,7 +16,7 @@ from dacal_med.site import dicom_seg
 from dacal_med.site.codes import DEFAULT, concept
 from dacal_med.site.dicom import Series, read_series
 from dacal_med.site.errors import InputError
-from tests.site.builders import LPS, NAME, ball, oblique, write_enhanced, write_series
+from tests.site.builders import LPS, NAME, ball, change, oblique, write_enhanced, write_series
 from tests.site.test_dicom import AXIAL, SAGITTAL
 
 NAMES = ("background", "left kidney", "vertebra", "tumour")
@@ -115,6 +115,23 @@ def test_nothing_found_is_a_segmentation_too(tmp_path: Path):
     segmentation = written(tmp_path / "seg.dcm", np.zeros(volume.shape, np.uint8, order="F"), volume.series)
     assert not segmentation.pixel_array.any()
     assert segmentation.number_of_segments == 3
+
+
+REMOVED = ("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID")
+REMOVED += ("AccessionNumber", "ReferringPhysicianName", "PositionReferenceIndicator", "SeriesNumber", "Manufacturer")
+
+
+def test_what_anonymisation_removes_is_not_missed(tmp_path: Path):
+    files = write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL)
+    for file in files:
+        change(file, **dict.fromkeys(REMOVED))
+    volume = read_series(files, "s", str)
+    labels = labels_of(volume.shape)
+    assert written(tmp_path / "seg.dcm", labels, volume.series).PatientName == ""
+    change(files[0], StudyInstanceUID=None)
+    with pytest.raises(InputError, match=r"DICOM SEG cannot be made .*StudyInstanceUID.*--dicom_seg false"):
+        written(tmp_path / "other.dcm", labels, volume.series)
+    assert not (tmp_path / "other.dcm").exists()
 
 
 def test_codes_of_the_bundle_come_first():

@@ -53,6 +53,13 @@ def test_pictures_are_width_by_height(tmp_path: Path):
     assert (volume.affine, volume.spacing, volume.voxel_volume_mm3) == (None, (1.0, 1.0), 1.0)
 
 
+def test_a_stack_of_pictures_is_not_cut_to_its_first(tmp_path: Path):
+    page = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+    page.save(tmp_path / "a.tif", save_all=True, append_images=[page, page])
+    with pytest.raises(InputError, match="it: found a stack of 3 pictures"):
+        read_file(tmp_path / "a.tif", "it")
+
+
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nrrd", "a.png"])
 def test_damaged_files_name_themselves(tmp_path: Path, name: str):
     (tmp_path / name).write_bytes(b"damaged")
