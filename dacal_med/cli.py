@@ -16,6 +16,7 @@ from dacal_med.errors import InputError
 from dacal_med.export import command as export
 from dacal_med.export import trust_command
 from dacal_med.preparation import command as preparation
+from dacal_med.site_report import command as site_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Its recipes have options of their own, and no overrides of a configuration.
         if arguments[:1] == ["prepare"]:
             return preparation.run(arguments[1:])
+        if arguments[:1] == ["report"]:
+            return site_report.run(arguments[1:])
         if arguments[:1] == ["trust-reference"]:
             trust, rest = trust_command.parser().parse_known_args(arguments[1:])
             return trust_command.run(trust, _overrides(rest))
@@ -60,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("prepare", help="make a data set from public data as downloaded", add_help=False)
     commands.add_parser("export", help="make a folder for a clinical site from a trained bundle", add_help=False)
     commands.add_parser("calibrate", help="refit an export's confidence on a site's labelled cases", add_help=False)
+    commands.add_parser("report", help="a site's predictions as one HTML file", add_help=False)
     commands.add_parser("trust-reference", help="what is usual for a trained model, for its site", add_help=False)
     compare = commands.add_parser(
         "compare",

@@ -27,7 +27,7 @@ from dacal_med.handlers.weights import load_weights
 from dacal_med.reporting.files import write_json
 from dacal_med.site.trust import SCHEMA, TrustAccumulator
 from dacal_med.site.trust_effects import fit_shift
-from dacal_med.site.trust_histograms import BINS, distance, leave_one_out, shares, threshold
+from dacal_med.site.trust_histograms import BINS, leave_one_out, shares, threshold
 from dacal_med.transforms.labels import IGNORE_INDEX
 
 APPEARANCES = 2
@@ -141,7 +141,7 @@ def reference_of(model: TrainedModel) -> dict[str, Any]:
         "background": model.background,
         "bins": BINS,
         "intensity": _usual(intensity),
-        "confidence": _usual(confidence, unseen_factor(model)),
+        "confidence": _usual(confidence),
         "shifts": held_out_shifts(model),
         "made_from": {
             "target_images": len(targets),
@@ -151,30 +151,6 @@ def reference_of(model: TrainedModel) -> dict[str, Any]:
             "model_sha256": hashlib.sha256(model.model_file.read_bytes()).hexdigest(),
         },
     }
-
-
-def unseen_factor(model: TrainedModel) -> float:
-    """Return by how much farther apart confidences are on images that the network has not trained on.
-
-    A network is surer of images that it has trained on, those of the target too, so that their distances among each
-    other are too small a measure for a new image. How much too small shows on the source, where there are both:
-    the threshold of held-out cases, as distances to the training cases' mean, over that of the training cases.
-
-    Args:
-        model: its configuration says what is held out.
-
-    Returns:
-        At least 1; 1 where nothing is held out.
-    """
-    trained, held_out = model.get("source_split")
-    count = min(len(trained), max(len(held_out), _MIN_TARGETS))
-    if not held_out or count < _MIN_TARGETS:
-        return 1.0
-    some = [trained[int(k)] for k in np.linspace(0, len(trained) - 1, count).round()]
-    seen, _ = _histograms(model, some, "source_intensity")
-    unseen, _ = _histograms(model, held_out, "source_intensity")
-    usual = threshold(leave_one_out(seen))
-    return max(1.0, threshold([distance(case, seen.mean(axis=0)) for case in unseen]) / usual) if usual else 1.0
 
 
 def held_out_shifts(model: TrainedModel) -> dict[str, list[list[tuple[float, float]]]]:
@@ -261,11 +237,10 @@ def _histograms(model: TrainedModel, entries: Sequence[Mapping[str, Any]], inten
     return np.stack(confidences), np.stack(intensities)
 
 
-def _usual(cases: Any, factor: float = 1.0) -> dict[str, Any]:
-    distances = [value * factor for value in leave_one_out(cases)]
+def _usual(cases: Any) -> dict[str, Any]:
+    distances = leave_one_out(cases)
     return {
         "mean": np.round(cases.mean(axis=0), 8).tolist(),
         "distances": sorted(round(value, 6) for value in distances),
         "threshold": round(threshold(distances), 6),
-        "unseen_factor": round(factor, 4),
     }
