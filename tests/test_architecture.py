@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dacal_med"
 RANKS = {
+    "site": -1,
     "errors": 0,
     "core": 1,
     "transforms": 2,
@@ -24,8 +26,10 @@ RANKS = {
     "handlers": 5,
     "bundle": 6,
     "comparison": 7,
-    "cli": 8,
-    "__main__": 9,
+    "site_report": 7,
+    "export": 8,
+    "cli": 9,
+    "__main__": 10,
 }
 MAX_LINES = 400
 HEADER = "# Copyright (c) dacal_med contributors\n# SPDX-License-Identifier: Apache-2.0\n"
@@ -35,6 +39,7 @@ WORDS = {
     *("street", "road", "city", "car", "vehicle", "pedestrian"),
 }
 ABBREVIATIONS = {"CT", "MR", "HU"}
+SITE_PACKAGES = {"torch", "monai", "numpy", "nibabel", "pydicom", "PIL", "highdicom"}
 FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 
@@ -136,6 +141,13 @@ def test_core_is_plain_pytorch(path: Path):
 def test_core_knows_no_application(path: Path):
     words = re.findall(r"[A-Za-z]+", path.read_text(encoding="utf-8"))
     assert {word for word in words if word in ABBREVIATIONS or word.lower().removesuffix("s") in WORDS} == set()
+
+
+@in_files("dacal_med/site")
+def test_the_site_needs_only_what_it_installs(path: Path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    absolute = {name.split(".")[0] for name in imports(tree, ("",)) if not name.startswith(".")}
+    assert absolute - set(sys.stdlib_module_names) <= SITE_PACKAGES
 
 
 @in_files("dacal_med", "scripts")

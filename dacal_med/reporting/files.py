@@ -1,96 +1,9 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are either whole or not there: written to a temporary name and renamed."""
+"""Files that are either whole or not there; the clinical site's code, which stands alone, has the functions."""
 
 from __future__ import annotations
 
-import json
-import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from dacal_med.site.files import check_writable, replacing, write_bytes, write_json
 
-from dacal_med.errors import InputError
-
-
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, whole or not at all.
-
-    Args:
-        path: the file; its folder is made.
-        content: what to write.
-
-    Raises:
-        InputError: if it cannot be written; an earlier file stays as it was.
-    """
-    with replacing(Path(path)) as temporary:
-        temporary.write_bytes(content)
-
-
-@contextmanager
-def replacing(path: Path, suffix: str = ".tmp") -> Iterator[Path]:
-    """Give a temporary name beside ``path``, renamed to it if the block ends well and removed otherwise.
-
-    Args:
-        path: the file; its folder is made.
-        suffix: of the temporary name, for writers that choose the format by it.
-
-    Raises:
-        InputError: if it cannot be written; an earlier file stays as it was.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=suffix)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, value: object) -> None:
-    """Write ``value`` as JSON, whole or not at all.
-
-    Args:
-        path: the file; its folder is made.
-        value: JSON-ready; NaN is refused, since JSON has none.
-
-    Raises:
-        InputError: if the file cannot be written; an earlier one stays as it was.
-    """
-    write_bytes(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
-
-
-def check_writable(folder: str | Path, needed_mib: float = 64.0) -> Path:
-    """Make ``folder`` and check that it can hold results, before hours are spent on producing them.
-
-    Args:
-        folder: the output folder.
-        needed_mib: free space wanted, in MiB.
-
-    Returns:
-        The folder.
-
-    Raises:
-        InputError: if it cannot be made or written, or its disk is full.
-    """
-    folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder) as probe:
-            probe.write(b"0" * 4096)
-            probe.flush()
-        usage = os.statvfs(folder)
-    except OSError as error:
-        raise InputError(f"output folder {folder} cannot be written: {error.strerror or error}") from error
-    free = usage.f_bavail * usage.f_frsize / 2**20
-    if free < needed_mib:
-        raise InputError(f"output folder {folder}: found {free:.0f} MiB free on its disk, wanted {needed_mib:.0f} MiB")
-    return folder
+__all__ = ["check_writable", "replacing", "write_bytes", "write_json"]

@@ -47,7 +47,7 @@ def central_slice(volumes: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def image_panel(
-    image: Tensor,
+    image: Tensor | None,
     prediction: Tensor,
     confidence: Tensor,
     class_names: Sequence[str],
@@ -55,11 +55,13 @@ def image_panel(
     error: Tensor | None = None,
     temperature: Tensor | None = None,
     title: str = "",
+    columns: int = 3,
+    size: float = 2.9,
 ) -> Figure:
     """Draw one 2D slice of a case.
 
     Args:
-        image: ``(H, W)`` intensities.
+        image: ``(H, W)`` intensities; ``None`` where they are not at hand.
         prediction: ``(H, W)`` classes.
         confidence: ``(H, W)`` largest probability.
         class_names: names by class.
@@ -67,19 +69,22 @@ def image_panel(
         error: ``(H, W)`` where the prediction is wrong.
         temperature: ``(H, W)``, drawn on a log scale around 1.
         title: above the panel.
+        columns: parts side by side, at most.
+        size: width of a part in inches.
 
     Returns:
         A figure.
     """
     colours = class_colours(len(class_names))
-    parts = ["image", *(["truth"] if label is not None else []), "prediction", "confidence"]
+    parts = [*(["image"] if image is not None else []), *(["truth"] if label is not None else [])]
+    parts += ["prediction", "confidence"]
     parts += [name for name, value in (("error", error), ("temperature", temperature)) if value is not None]
-    height, width = image.shape
+    height, width = prediction.shape
     # First axis to the right, second upwards: in RAS the patient's right is on the right, the front on top.
-    columns = min(len(parts), 3)
+    columns = min(len(parts), columns)
     rows = math.ceil(len(parts) / columns)
     aspect = min(2.0, width / max(height, 1))
-    figure = Figure(figsize=(2.9 * columns, rows * (2.9 * aspect + 0.3) + 0.4), layout="constrained")
+    figure = Figure(figsize=(size * columns, rows * (size * aspect + 0.3) + 0.4), layout="constrained")
     grid = np.ravel(figure.subplots(rows, columns))
     for unused in grid[len(parts) :]:
         unused.set_axis_off()
@@ -87,7 +92,8 @@ def image_panel(
     for name, axis in axes.items():
         axis.set_title(name, fontsize=10)
         axis.set_axis_off()
-        _show(axis, image, cmap="gray")
+        # Without an image classes are seen on black.
+        _show(axis, torch.zeros_like(confidence) if image is None else image, cmap="gray")
     if label is not None:
         _overlay(axes["truth"], label, colours)
     _overlay(axes["prediction"], prediction, colours)

@@ -1,0 +1,53 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m dacal_med trust-reference``: what is usual for a trained model, for the site that gets it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from fire.parser import DefaultParseValue
+
+from dacal_med.export.trust_reference import build_reference, write_reference
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command; what it does not know overrides keys of the configuration."""
+    command = argparse.ArgumentParser(
+        prog="python -m dacal_med trust-reference",
+        description="Writes configs/trust.json of an export: histograms of the target_train images, and how far the "
+        "model misjudges held-out source cases. target_val is not read. Give every other --key value that the training "
+        "run was given.",
+        allow_abbrev=False,
+    )
+    command.add_argument("--config_file", nargs="+", required=True, help="the bundle's train.json, and overlays")
+    command.add_argument("--model_file", type=Path, required=True, help="the trained weights")
+    command.add_argument("--dataset_dir", type=Path, required=True, help="folder with datalist.json")
+    command.add_argument("--seed", type=int, required=True, help="of the training run: it says what was held out")
+    command.add_argument("--out", type=Path, required=True, help="the file to write")
+    return command
+
+
+def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> int:
+    """Build and write the reference.
+
+    Args:
+        options: as :func:`parser` reads them.
+        overrides: keys of the configuration with their values as typed.
+
+    Returns:
+        The exit status, 0.
+
+    Raises:
+        InputError: see :func:`dacal_med.export.trust_reference.build_reference`.
+    """
+    values = {key.replace("::", "#"): DefaultParseValue(value) for key, value in overrides}
+    reference = build_reference(options.config_file, options.model_file, options.dataset_dir, options.seed, values)
+    write_reference(options.out, reference)
+    made = reference["made_from"]
+    print(
+        f"{options.out}: {made['target_images']} target images, {made['held_out_source_cases']} held-out source cases"
+    )
+    return 0

@@ -1,0 +1,134 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A site's output folder as it lies on the disk: one JSON for each case."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dacal_med.errors import InputError
+
+SUMMARY = "summary.json"
+_NUMBERED = re.compile(r"case_\d+")
+_UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
+_PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:;,'\"]+){2,}")
+_KEYS = ("case", "status", "error", "warnings", "input", "model", "trust", "outputs")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One case of the folder.
+
+    Attributes:
+        name: as the inference named it, and its files.
+        shown: what the report calls it: nothing that could be a patient's name unless that is asked for.
+        number: its place in the folder, for links inside the report.
+        folder: where its files are.
+        content: the case's JSON.
+    """
+
+    name: str
+    shown: str
+    number: int
+    folder: Path
+    content: Mapping[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the inference succeeded."""
+        return self.content["status"] == "ok"
+
+    @property
+    def trust(self) -> Mapping[str, Any]:
+        """The trust numbers of a case that succeeded."""
+        return self.content["trust"]
+
+    def file(self, kind: str) -> Path | None:
+        """The file of ``"segmentation"`` or ``"confidence"``; None if it was not written."""
+        name = self.content["outputs"].get(kind)
+        # Names alone: a path in a JSON must not lead out of the folder.
+        return None if name is None else self.folder / Path(name).name
+
+    def expected_dice(self) -> float:
+        """What cases are sorted by; a case in which nothing was found comes first."""
+        dice = self.trust["mean_expected_dice"]
+        return -1.0 if dice is None else float(dice)
+
+
+def read_predictions(folder: str | Path, identify: bool = False) -> list[Prediction]:
+    """Read the cases of an output folder, in the order of their names.
+
+    Args:
+        folder: of the site's inference.
+        identify: show names and messages as they are; otherwise cases with other names than ``case_0001`` are numbered,
+            and UIDs and paths are taken out of messages.
+
+    Raises:
+        InputError: there is no case, or a file is not the JSON of one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"--predictions: found no folder {folder}, wanted the output folder of the inference")
+    files = sorted(path for path in folder.glob("*.json") if path.name != SUMMARY and not path.name.startswith("."))
+    if not files:
+        raise InputError(
+            f"--predictions: found no case in {folder}, wanted one .json for each, as the inference writes"
+        )
+    predictions = []
+    for number, path in enumerate(files, 1):
+        content = _case(path)
+        name = str(content["case"])
+        shown = name if identify or _NUMBERED.fullmatch(name) else f"case {number}"
+        if not identify:
+            secret = None if _NUMBERED.fullmatch(name) else name
+            content = {
+                **content,
+                "error": None if content["error"] is None else anonymous(str(content["error"]), secret),
+                "warnings": [anonymous(str(warning), secret) for warning in content["warnings"] or []],
+            }
+        predictions.append(Prediction(name, shown, number, folder, content))
+    return predictions
+
+
+def class_names(predictions: Sequence[Prediction]) -> list[str]:
+    """Return the classes that trust numbers are given for, in the order of the channels.
+
+    Raises:
+        InputError: if cases are of models with different classes.
+    """
+    names: list[str] | None = None
+    for prediction in predictions:
+        if prediction.ok:
+            found = list(prediction.trust["classes"])
+            if names is not None and found != names:
+                raise InputError(
+                    f"{prediction.folder}: found cases of the classes {names} and {found}, wanted one model"
+                )
+            names = found
+    return names or []
+
+
+def anonymous(text: str, secret: str | None = None) -> str:
+    """Return a message without UIDs, paths and ``secret``."""
+    text = _PATH.sub("(path)", _UID.sub("(UID)", text))
+    return text if secret is None or len(secret) < 3 else text.replace(secret, "(name)")
+
+
+def _case(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+    missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
+    if missing:
+        raise InputError(
+            f"{path}: found no {', '.join(missing)}; wanted the JSON of a case, as the inference writes it"
+        )
+    if content["status"] == "ok" and not isinstance(content["trust"], dict):
+        raise InputError(f"{path}: found no trust numbers in a case that succeeded")
+    return content
