@@ -20,11 +20,9 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import math
+import multiprocessing
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -53,20 +51,21 @@ class Point:
     channels: Sequence[int]
 
 
-BASE = Point((32, 32, 32), 2, 5, (8, 16, 32))
+BASE = Point((16, 16, 16), 2, 5, (8, 16, 32))
 GRID = (
     BASE,
-    Point((16, 16, 16), 2, 5, (8, 16, 32)),
-    Point((48, 48, 48), 2, 5, (8, 16, 32)),
-    Point((32, 32, 32), 1, 5, (8, 16, 32)),
-    Point((32, 32, 32), 4, 5, (8, 16, 32)),
-    Point((32, 32, 32), 2, 2, (8, 16, 32)),
-    Point((32, 32, 32), 2, 14, (8, 16, 32)),
-    Point((32, 32, 32), 2, 5, (4, 8, 16)),
-    Point((32, 32, 32), 2, 5, (16, 32, 64)),
-    Point((32, 32, 32), 2, 5, (8, 16, 32, 64)),
-    Point((128, 128), 2, 5, (8, 16, 32)),
-    Point((256, 256), 2, 5, (8, 16, 32)),
+    Point((24, 24, 24), 2, 5, (8, 16, 32)),
+    Point((32, 32, 32), 2, 5, (8, 16, 32)),
+    Point((16, 16, 16), 4, 5, (8, 16, 32)),
+    Point((16, 16, 16), 8, 5, (8, 16, 32)),
+    Point((24, 24, 24), 2, 2, (8, 16, 32)),
+    Point((24, 24, 24), 2, 14, (8, 16, 32)),
+    Point((24, 24, 24), 2, 5, (4, 8, 16)),
+    Point((16, 16, 16), 2, 5, (16, 32, 64)),
+    Point((24, 24, 24), 2, 5, (16, 32, 64)),
+    Point((24, 24, 24), 2, 5, (8, 16, 32, 64)),
+    Point((96, 96), 2, 5, (8, 16, 32)),
+    Point((160, 160), 2, 5, (8, 16, 32)),
 )
 
 
@@ -102,6 +101,7 @@ def status(name: str) -> float:
 
 def measure(point: Point) -> dict[str, float]:
     """Run one point in this process."""
+    torch.set_num_threads(1)
     network = unet(len(point.size), point.classes, point.channels)
     activations, products = counts(network, point.size)
     trainer = make_trainer(
@@ -153,18 +153,13 @@ def fit(terms: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file with all numbers")
-    parser.add_argument("--point", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.point is not None:
-        torch.set_num_threads(1)
-        print(json.dumps(measure(Point(**json.loads(arguments.point)))))
-        return
     found = []
-    for point in GRID:
-        line = [sys.executable, "-m", "scripts.measure_scaling", "--point", json.dumps(asdict(point))]
-        done = subprocess.run(line, capture_output=True, text=True, check=True)
-        found.append(json.loads(done.stdout.splitlines()[-1]))
-        print(point, found[-1], flush=True)
+    # Forked, so that each point has a process of its own and no imports to wait for.
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for point, value in zip(GRID, pool.imap(measure, GRID, chunksize=1), strict=True):
+            found.append(value)
+            print(point, value, flush=True)
     memory, seconds = columns(GRID, found)
     memory_fit, memory_errors = fit(memory, np.array([value["mib"] for value in found]))
     time_fit, time_errors = fit(seconds, np.array([value["seconds"] for value in found]))

@@ -4,7 +4,7 @@
 
     python -m scripts.memory_over_time [--iterations 500] [--out memory]
 
-A run with the bundles' defaults on synthetic images in memory (loading files is not part of it), a small U-Net in 3D.
+A run with the bundles' defaults on synthetic images in memory (loading files is not part of it), a small U-Net in 2D.
 After each iteration the resident memory (VmRSS of /proc, Linux only) is read. Reported is the slope of a straight
 line through the second half, in KiB per iteration, and the difference between the means of the third and the last
 quarter. Writes <out>.md and <out>.png.
@@ -26,7 +26,7 @@ from dacal_med.handlers.evaluation import save_figure
 from dacal_med.reporting.files import write_bytes
 from scripts.synthetic import make_trainer, unet
 
-SIZE, CLASSES, CHANNELS = (16, 16, 16), 3, (4, 8)
+SIZE, CLASSES, CHANNELS = (32, 32), 3, (4, 8)
 
 
 def resident_mib() -> float:
