@@ -27,6 +27,22 @@ class LabelledBatch:
     targets: Tensor
     weights: Tensor
 
+    def in_parts(self, parts: int) -> list[LabelledBatch]:
+        """Return ``parts`` batches of the same size, in order; see :func:`in_parts`."""
+        tensors = [in_parts(tensor, parts) for tensor in (self.image, self.targets, self.weights)]
+        return [LabelledBatch(*part) for part in zip(*tensors, strict=True)]
+
+
+def in_parts(tensor: Tensor, parts: int) -> list[Tensor]:
+    """Split a batch ``(B, ...)`` into equal parts, views of ``B / parts`` samples each; an empty one into empty ones.
+
+    Raises:
+        ValueError: if ``parts`` does not divide ``B``.
+    """
+    if len(tensor) % parts:
+        raise ValueError(f"parts: found {parts} for a batch of {len(tensor)}, wanted a divisor")
+    return [tensor] * parts if len(tensor) == 0 else list(tensor.split(len(tensor) // parts))
+
 
 def from_labels(image: Tensor, labels: Tensor, num_classes: int, ignore_index: int | None = 255) -> LabelledBatch:
     """Turn integer labels into one-hot targets.

@@ -19,7 +19,7 @@ linear in the soft labels and ``P`` the optimizer's diagonal preconditioner, hel
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -35,8 +35,10 @@ from dacal_med.core.differentiation import (
     group_of,
     preconditioner,
     preserved_random_state,
+    random_state,
     set_random_state,
 )
+from dacal_med.core.precision import Precision
 
 Forward = Callable[[Tensor], Tensor]
 OuterLoss = Callable[[Forward], Tensor]
@@ -80,6 +82,10 @@ class BilevelStep:
             returned gradients are this rank's own: averaging those of shared parameters is left to the caller, since
             gradients of a rank's own temperatures must not be averaged.
 
+    Attributes:
+        precision: in which the network computes. Gradients are those of the parameters, unscaled, before anything is
+            derived from them; finite differences, which digits would drown, are taken in full precision.
+
     Raises:
         ValueError: for an unknown method, or if no parameter takes the step.
     """
@@ -116,6 +122,7 @@ class BilevelStep:
         self.method = method
         self.difference_norm = difference_norm
         self.average = average
+        self.precision = Precision()
         self._falls_back = method == "difference"
 
     def __call__(
@@ -133,55 +140,96 @@ class BilevelStep:
             meta_parameters: leaves of the graph of ``inner.targets``.
             penalty: scalar whose gradient is added.
         """
-        device = inner.image.device
+        return self.in_parts([inner], [outer_loss], meta_parameters, penalty)
+
+    def in_parts(
+        self,
+        inner: Sequence[LabelledBatch],
+        outer_losses: Sequence[OuterLoss],
+        meta_parameters: Sequence[Tensor],
+        penalty: Tensor | None = None,
+    ) -> MetaGradient:
+        """Do the same with batches of which one part at a time fits into memory.
+
+        There is one look-ahead step, on the mean of the parts' gradients, and one outer loss, their mean: the result is
+        that of the whole batch.
+
+        Args:
+            inner: parts of the same size.
+            outer_losses: one for each of as many parts of the outer data, the mean of which is the outer loss.
+            meta_parameters: leaves of the graph of the targets.
+            penalty: scalar whose gradient is added.
+        """
+        device = inner[0].image.device
         with preserved_random_state(device) as state:
             if self.method == "double_backward":
-                return self._double_backward(inner, outer_loss, meta_parameters, penalty)
+                return self._double_backward(inner, outer_losses, meta_parameters, penalty)
             inner_value, gradients = self._inner_gradient(inner)
             rates = self._rates()
             diagonal = preconditioner(self.optimizer, list(self.parameters.values()), gradients)
             scaled = [rate * p for rate, p in zip(rates, diagonal, strict=True)]
             del diagonal
-            outer_value, direction = self._outer_direction(gradients, scaled, outer_loss)
+            outer_value, direction = self._outer_direction(gradients, scaled, outer_losses)
             del gradients, scaled
             set_random_state(state, device)
-            change, method = self._derivative(direction, inner.image, state, device)
-        total = (inner.weights.detach() * inner.targets * change).sum() / inner.weights.numel()
+            totals = []
+            for part in inner:
+                change, method = self._derivative(direction, part.image, device)
+                totals.append((part.weights.detach() * part.targets * change).sum() / part.weights.numel())
+        total = torch.stack(totals).mean()
         return self._finish(total, penalty, meta_parameters, inner_value, outer_value, method)
 
-    def _inner_gradient(self, inner: LabelledBatch) -> tuple[Tensor, list[Tensor]]:
-        with torch.enable_grad():
-            logits = call(self.network, {**self._resting(), **self.parameters}, inner.image)
-            loss = soft_cross_entropy(logits, inner.targets.detach(), inner.weights.detach())
-            found = torch.autograd.grad(loss, list(self.parameters.values()), allow_unused=True)
-        gradients = [
-            torch.zeros_like(p) if g is None else g.detach()
-            for p, g in zip(self.parameters.values(), found, strict=True)
-        ]
+    def _inner_gradient(self, inner: Sequence[LabelledBatch]) -> tuple[Tensor, list[Tensor]]:
+        parameters = {**self._resting(), **self.parameters}
+
+        def loss_of(part: LabelledBatch) -> Tensor:
+            logits = self._forward(parameters, part.image)
+            return soft_cross_entropy(logits, part.targets.detach(), part.weights.detach())
+
+        losses = [lambda part=part: loss_of(part) for part in inner]
+        return self._mean_gradient(losses, list(self.parameters.values()))
+
+    def _mean_gradient(
+        self, losses: Sequence[Callable[[], Tensor]], parameters: Sequence[Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Return the mean of the losses and its gradient, over parts and ranks; one graph exists at a time."""
+        scale = self.precision.loss_scale
+        values: list[Tensor] = []
+        gradients: list[Tensor] = []
+        for loss_of in losses:
+            with torch.enable_grad():
+                loss = loss_of()
+                found = torch.autograd.grad(scale * loss, list(parameters), allow_unused=True)
+            own = [torch.zeros_like(p) if g is None else g.detach() for p, g in zip(parameters, found, strict=True)]
+            gradients = own if not gradients else [a + b for a, b in zip(gradients, own, strict=True)]
+            values.append(loss.detach())
+        if scale * len(values) != 1.0:
+            gradients = [g / (scale * len(values)) for g in gradients]
         self._average(gradients)
-        return loss.detach(), gradients
+        return torch.stack(values).mean(), gradients
+
+    def _forward(self, parameters: dict[str, Tensor], image: Tensor) -> Tensor:
+        with self.precision.autocast(image.device):
+            return call(self.network, parameters, image)
 
     def _outer_direction(
-        self, gradients: list[Tensor], scaled: list[Tensor], outer_loss: OuterLoss
+        self, gradients: list[Tensor], scaled: list[Tensor], outer_losses: Sequence[OuterLoss]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         ahead = {
             name: (p.detach() - s * g).requires_grad_(True)
             for (name, p), s, g in zip(self.parameters.items(), scaled, gradients, strict=True)
         }
-        with torch.enable_grad():
-            loss = outer_loss(lambda image: call(self.network, {**self._resting(), **ahead}, image))
-            found = torch.autograd.grad(loss, list(ahead.values()), allow_unused=True)
-        outer = [torch.zeros_like(s) if g is None else g for s, g in zip(scaled, found, strict=True)]
-        self._average(outer)
+        parameters = {**self._resting(), **ahead}
+        losses = [lambda loss=loss: loss(lambda image: self._forward(parameters, image)) for loss in outer_losses]
+        value, outer = self._mean_gradient(losses, list(ahead.values()))
         direction = {name: s * g for name, s, g in zip(ahead, scaled, outer, strict=True)}
-        return loss.detach(), direction
+        return value, direction
 
-    def _derivative(
-        self, direction: dict[str, Tensor], image: Tensor, state: tuple[Tensor, Tensor | None], device: torch.device
-    ) -> tuple[Tensor, str]:
+    def _derivative(self, direction: dict[str, Tensor], image: Tensor, device: torch.device) -> tuple[Tensor, str]:
         if not self._falls_back:
+            state = random_state(device)
             try:
-                return forward_mode(self.network, self.parameters, direction, image), "forward"
+                return self._forward_mode(direction, image), "forward"
             except NoForwardModeError as error:
                 if self.method == "forward":
                     raise
@@ -195,13 +243,31 @@ class BilevelStep:
         change = finite_difference(self.network, self.parameters, direction, image, self.difference_norm)
         return change, "difference"
 
+    def _forward_mode(self, direction: dict[str, Tensor], image: Tensor) -> Tensor:
+        if not self.precision.reduced:
+            return forward_mode(self.network, self.parameters, direction, image)
+        # It is linear in the direction: made as long as the parameters, its numbers are of the activations' size.
+        length, wanted = _length(direction.values()), _length(self.parameters.values())
+        factor = torch.where(length > 0, wanted / length, 1.0)
+        with self.precision.autocast(image.device):
+            moved = forward_mode(self.network, self.parameters, {n: factor * v for n, v in direction.items()}, image)
+        return moved / factor
+
     def _double_backward(
-        self, inner: LabelledBatch, outer_loss: OuterLoss, meta_parameters: Sequence[Tensor], penalty: Tensor | None
+        self,
+        inner: Sequence[LabelledBatch],
+        outer_losses: Sequence[OuterLoss],
+        meta_parameters: Sequence[Tensor],
+        penalty: Tensor | None,
     ) -> MetaGradient:
         """The same by differentiating through the look-ahead step, with a second-order graph; for comparison."""
         parameters = list(self.parameters.values())
         with torch.enable_grad():
-            loss = soft_cross_entropy(call(self.network, {}, inner.image), inner.targets, inner.weights.detach())
+            losses = [
+                soft_cross_entropy(call(self.network, {}, part.image), part.targets, part.weights.detach())
+                for part in inner
+            ]
+            loss = torch.stack(losses).mean()
             found = torch.autograd.grad(loss, parameters, create_graph=True, allow_unused=True)
             gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
             diagonal = preconditioner(self.optimizer, parameters, [g.detach() for g in gradients])
@@ -211,7 +277,8 @@ class BilevelStep:
                     self.parameters.items(), self._rates(), diagonal, gradients, strict=True
                 )
             }
-            outer = outer_loss(lambda image: call(self.network, ahead, image))
+            forward: Forward = lambda image: call(self.network, ahead, image)  # noqa: E731
+            outer = torch.stack([outer_loss(forward) for outer_loss in outer_losses]).mean()
         return self._finish(outer, penalty, meta_parameters, loss.detach(), outer.detach(), "double_backward")
 
     def _finish(
@@ -242,3 +309,7 @@ class BilevelStep:
     def _average(self, tensors: list[Tensor]) -> None:
         if self.average is not None:
             self.average(tensors)
+
+
+def _length(tensors: Iterable[Tensor]) -> Tensor:
+    return torch.stack([t.detach().double().square().sum() for t in tensors]).sum().sqrt().float()

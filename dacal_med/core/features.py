@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,16 +28,21 @@ def class_cells(targets: Tensor, classes: Sequence[int], cells: Sequence[int], m
     return (share >= min_share - 1e-6).any(dim=1, keepdim=True)
 
 
-def feature_distance(features: Tensor, reference: Tensor, mask: Tensor) -> Tensor:
+def feature_distance(
+    features: Tensor, reference: Tensor, mask: Tensor, over_batch: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """Return the mean Euclidean distance between features inside a mask (DAFormer).
 
     Args:
         features: ``(B, F, *cells)``.
         reference: as ``features``, without gradient.
         mask: ``(B, 1, *cells)`` bool.
+        over_batch: sums a tensor over the parts of a batch, where this is only one of them.
 
     Returns:
         A scalar, at least 0; 0 for an empty mask.
     """
     distance = torch.linalg.vector_norm(features - reference, dim=1, keepdim=True)
-    return (distance * mask).sum() / mask.sum().clamp_min(1)
+    sums = torch.stack([(distance * mask).sum(), mask.sum().to(distance.dtype)])
+    distances, cells = sums if over_batch is None else over_batch(sums)
+    return distances / cells.clamp_min(1)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dacal_med.core.batch import in_parts
 from dacal_med.core.tensors import plain
 
 WEIGHTINGS = ("quality", "confidence", "calibrated", "none")
@@ -30,6 +31,12 @@ class PseudoLabels:
     weights: Tensor
     quality: Tensor
     temperature: Tensor | None = None
+
+    def in_parts(self, parts: int) -> list[PseudoLabels]:
+        """Return ``parts`` batches of the same size, in order; see :func:`dacal_med.core.batch.in_parts`."""
+        tensors = [in_parts(tensor, parts) for tensor in (self.probabilities, self.weights, self.quality)]
+        temperatures = [None] * parts if self.temperature is None else in_parts(self.temperature, parts)
+        return [PseudoLabels(*part, temperature) for *part, temperature in zip(*tensors, temperatures, strict=True)]
 
 
 def quality_weight(probabilities: Tensor, threshold: float) -> Tensor:

@@ -16,3 +16,8 @@ INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 def plain(value: Any) -> Tensor:
     """Return a tensor with meta data (MONAI's ``MetaTensor``, known by ``as_tensor``) or an array as a plain tensor."""
     return value.as_tensor() if hasattr(value, "as_tensor") else torch.as_tensor(value)
+
+
+def at_least_single(tensor: Tensor) -> Tensor:
+    """Return a tensor of reduced precision as float32, float32 and float64 as they are."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()

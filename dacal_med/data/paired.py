@@ -9,7 +9,7 @@ iteration i sees what an unbroken run sees at i.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -25,6 +25,7 @@ Transform = Callable[[Any], Any]
 KEYS = ("image", "label")
 _STREAMS = {"source": 0, "target": 1, "held_out": 2}
 _ORDER, _AUGMENTATION, _SAMPLING = 0, 1, 2
+Draw = tuple[int, tuple[str, ...] | None]
 
 
 class MapDataset(Protocol):
@@ -133,11 +134,16 @@ class PairedDataset(Dataset[dict[str, dict[str, torch.Tensor]]]):
             self._orders[domain] = known
         return int(known[1][position])
 
-    def __getitem__(self, draw: int) -> dict[str, dict[str, torch.Tensor]]:
-        """The draw's items, ``{"source": {"image", "label"}, "target": {"image"}, "held_out": ...}``, plain tensors."""
+    def __getitem__(self, draw: int | Draw) -> dict[str, dict[str, torch.Tensor]]:
+        """The draw's items, ``{"source": {"image", "label"}, "target": {"image"}, "held_out": ...}``, plain tensors.
+
+        ``(draw, domains)`` gives those domains alone: what the others hold then does not change what they hold later.
+        """
+        draw, wanted = (draw, None) if isinstance(draw, int) else draw
         if draw < 0:
             raise IndexError(f"draw {draw}: wanted a number from 0.")
-        return {domain: self._item(domain, draw) for domain in self.datasets}
+        domains = self.datasets if wanted is None else [domain for domain in self.datasets if domain in wanted]
+        return {domain: self._item(domain, draw) for domain in domains}
 
     def _item(self, domain: str, draw: int) -> dict[str, torch.Tensor]:
         sampling = self.source_sampling
@@ -189,18 +195,22 @@ def _collate(draws: list[dict[str, dict[str, torch.Tensor]]]) -> Any:
     return default_collate(draws)
 
 
-class _Draws(Sampler[list[int]]):
-    """The draws of this rank, one list per iteration, without end."""
+class _Draws(Sampler[list[Draw]]):
+    """The draws of this rank with the domains that are needed, one list per iteration, without end."""
 
     def __init__(self, batch_size: int, rank: int, world_size: int) -> None:
         self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
         self.first_iteration = 0
+        self.domains_of: Callable[[int], Collection[str]] | None = None
 
-    def __iter__(self) -> Iterator[list[int]]:
+    def __iter__(self) -> Iterator[list[Draw]]:
         iteration = self.first_iteration
         while True:
             first = (iteration * self.world_size + self.rank) * self.batch_size
-            yield list(range(first, first + self.batch_size))
+            # Everything in the first iteration of a run: what does not fit together is found before the warm-up.
+            all_of_them = self.domains_of is None or iteration == 0
+            domains = None if all_of_them or self.domains_of is None else tuple(self.domains_of(iteration))
+            yield [(draw, domains) for draw in range(first, first + self.batch_size)]
             iteration += 1
 
 
@@ -221,6 +231,8 @@ class PairedLoader:
 
     Attributes:
         iteration: global number of the next batch, from 0.
+        rank: this process.
+        world_size: number of processes.
 
     Raises:
         ValueError: a size is not positive, or ``rank`` is not below ``world_size``.
@@ -249,6 +261,8 @@ class PairedLoader:
         self.batch_size = batch_size
         self.epoch_length = epoch_length
         self.iteration = 0
+        self.rank = rank
+        self.world_size = world_size
         self._draws = _Draws(batch_size, rank, world_size)
         self._loader: DataLoader[Any] = DataLoader(
             dataset,
@@ -264,6 +278,14 @@ class PairedLoader:
     def __len__(self) -> int:
         """Iterations per epoch."""
         return self.epoch_length
+
+    def load_only(self, domains_of: Callable[[int], Collection[str]]) -> None:
+        """Leave domains out of the batches that do not need them; what the rest holds stays the same.
+
+        Args:
+            domains_of: from a batch's global number, from 0, to the domains it needs. Batch 0 has all of them.
+        """
+        self._draws.domains_of = domains_of
 
     def start_at(self, iteration: int) -> None:
         """Let the next iterator begin at a global iteration, for example ``engine.state.iteration`` of a resumed run.

@@ -54,7 +54,8 @@ class CalibrationEvaluator(Evaluator):
     every ``world_size``-th case and the integer and float64 sums are gathered, so that the scores are those of a single
     process.
 
-    ``engine.state.output`` of one case: ``image``, ``label``, ``probabilities`` (each ``(1, ., *spatial)``), ``index``.
+    ``engine.state.output`` of one case: ``image``, ``label``, ``probabilities`` (each ``(1, ., *spatial)``), ``index``
+    (-1 on a rank without a case of its own, whose result does not count).
 
     Args:
         device: where to predict.
@@ -106,7 +107,8 @@ class CalibrationEvaluator(Evaluator):
         self.pooled = self.new_statistics()
         self.scores: dict[str, Any] = {}
         rank = dist.get_rank() if world_size() > 1 else 0
-        indices = list(range(rank, len(val_data), world_size()))
+        # A rank without a case of its own predicts the first one, which `_gather` leaves out: engines run on something.
+        indices = list(range(rank, len(val_data), world_size())) or [-1]
         super().__init__(
             device=device,
             val_data_loader=_Cases(val_data, indices),
@@ -198,4 +200,4 @@ class _Cases:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index in self.indices:
-            yield {**self.data[index], "index": index}
+            yield {**self.data[max(index, 0)], "index": index}

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from dacal_med.core.batch import LabelledBatch
+from dacal_med.core.batch import LabelledBatch, in_parts
 from dacal_med.core.bilevel import BilevelStep
 from dacal_med.core.mixing import complementary_mixes
 from dacal_med.core.pseudo_labels import LearnedTemperature, PseudoLabels
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import pseudo_batch
 from dacal_med.engines.objectives import ComplementaryTruth, MetaObjective
-from dacal_med.engines.parallel import average, average_gradients
+from dacal_med.engines.parallel import any_rank, average, average_gradients, world_size
 from dacal_med.errors import InputError
 
 BALANCES = ("none", "class")
@@ -38,8 +38,8 @@ class MetaReport:
     """What one meta-step did, for logs.
 
     Attributes:
-        inner_loss: loss on mix A before the look-ahead step.
-        outer_loss: loss of the meta objective at the look-ahead weights.
+        inner_loss: loss on mix A before the look-ahead step, mean over ranks.
+        outer_loss: loss of the meta objective at the look-ahead weights, mean over ranks.
         gradient_norm: norm of the exact ``dL_out / d log T`` over voxels, before normalisation.
         finite: whether the step was taken; a non-finite gradient is skipped.
     """
@@ -131,6 +131,7 @@ class TemperatureLearner:
         logits: Tensor,
         hard: PseudoLabels,
         held_out_logits: Tensor | None = None,
+        parts: int = 1,
     ) -> MetaReport:
         """Take one meta-step.
 
@@ -140,6 +141,7 @@ class TemperatureLearner:
             logits: ``(B, C, *spatial)`` teacher logits on the target.
             hard: the teacher's hard pseudo-labels, for objectives that use them.
             held_out_logits: ``(B, C, *spatial)`` teacher logits on the held-out source, for the prior that follows it.
+            parts: micro-batches; one step is taken, from the look-ahead and the outer loss of all of them.
 
         Returns:
             Losses and the norm of the meta-gradient.
@@ -151,7 +153,12 @@ class TemperatureLearner:
         leaf = log_temperature.detach().requires_grad_(True)
         pseudo = self.labeller.from_temperature(logits, leaf.exp())
         mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
-        result = self.step(mix_a, self.objective.outer_loss(batch, mask, hard), [leaf])
+        pieces = zip(batch.in_parts(parts), in_parts(mask, parts), hard.in_parts(parts), strict=True)
+        outer_losses = [self.objective.outer_loss(*piece) for piece in pieces]
+        if parts == 1:
+            result = self.step(mix_a, outer_losses[0], [leaf])
+        else:
+            result = self.step.in_parts(mix_a.in_parts(parts), outer_losses, [leaf])
         gradient = result.gradients[0]
         assert gradient is not None  # the soft labels depend on every temperature
         supervised = (~mask & (pseudo.weights > 0)).to(gradient.dtype)
@@ -163,9 +170,10 @@ class TemperatureLearner:
                 for values in (gradient.square(), supervised, torch.ones_like(supervised))
             ]
         )
-        average([totals])
+        losses = torch.stack([result.inner_loss, result.outer_loss]).to(totals)
+        average([totals, losses])
         squares, pushed, voxels = totals
-        finite = bool(torch.isfinite(squares).all()) and bool(torch.isfinite(result.outer_loss))
+        finite = not any_rank(not bool(torch.isfinite(squares).all() and torch.isfinite(losses).all()))
         if finite and bool((squares > 0).any()):
             present = (voxels > 0).sum()
             scale = torch.where(squares > 0, (squares * pushed).rsqrt(), 0.0) / (squares > 0).sum()
@@ -175,7 +183,9 @@ class TemperatureLearner:
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
             average_gradients(parameters)
             self.optimizer.step()
-        return MetaReport(float(result.inner_loss), float(result.outer_loss), float(squares.sum().sqrt()), finite)
+        # Each rank's gradient is that of a mean over its own voxels.
+        norm = float((squares.sum() / world_size()).sqrt())
+        return MetaReport(float(losses[0]), float(losses[1]), norm, finite)
 
     @torch.no_grad()
     def _follow(self, logits: Tensor, truth: LabelledBatch) -> None:
@@ -192,9 +202,8 @@ class TemperatureLearner:
         totals = torch.stack([slope.sum(), curvature.sum()])
         average([totals])
         if bool(torch.isfinite(totals).all()) and bool(totals[1] > 0):
-            step = (_FOLLOWING * totals[0] / totals[1] / inverse).clamp(
-                -0.5, 0.5
-            )  # relative; far off, Newton overshoots
+            # Relative to the inverse temperature; bounded, as Newton's method overshoots from far off.
+            step = (_FOLLOWING * totals[0] / totals[1] / inverse).clamp(-0.5, 0.5)
             self.labeller.log_prior.sub_((1 - step).log()).clamp_(-_MOST, _MOST)
 
     def _groups(self, logits: Tensor) -> Tensor:

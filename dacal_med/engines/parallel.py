@@ -25,6 +25,24 @@ def is_main() -> bool:
     return world_size() == 1 or dist.get_rank() == 0
 
 
+def total(tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over ranks."""
+    result = tensor.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(result)
+    return result
+
+
+def any_rank(flag: bool) -> bool:
+    """Return whether the flag is set on any rank; every rank must ask at the same point."""
+    if world_size() == 1:
+        return flag
+    cuda = torch.cuda.is_available() and dist.get_backend() == "nccl"
+    value = torch.tensor(float(flag), device=torch.device("cuda", torch.cuda.current_device()) if cuda else None)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX)
+    return bool(value)
+
+
 def barrier() -> None:
     """Wait until every rank is here."""
     if world_size() > 1:

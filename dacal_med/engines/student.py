@@ -1,17 +1,25 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What one term costs the student: one forward pass, and every loss that comes of it."""
+"""The student's update: what each term costs, gradients over micro-batches and ranks, and steps that are skipped."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import ExitStack
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 
+import torch
 from monai.inferers import Inferer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from dacal_med.core.precision import Precision
+from dacal_med.core.tensors import at_least_single
 from dacal_med.engines.hosts import LossTerm
 from dacal_med.engines.hrda import HasAuxiliaryOutputs, in_window
+from dacal_med.engines.parallel import any_rank
+from dacal_med.engines.whole_batch import MicroBatches, needs_sums
 from dacal_med.errors import InputError
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -38,11 +46,11 @@ def term_losses(network: nn.Module, inferer: Inferer, term: LossTerm, loss_funct
         extra = None if term.extra is None else stack.enter_context(term.extra.watching(network))
         parts = stack.enter_context(network.auxiliary_outputs()) if isinstance(network, HasAuxiliaryOutputs) else []
         logits = checked_logits(inferer(batch.image, network), batch.image, batch.targets.shape[1])
-        loss = loss_function(logits.float(), batch.targets, batch.weights)
+        loss = loss_function(at_least_single(logits), batch.targets, batch.weights)
         total = (1.0 - sum(part.weight for part in parts)) * loss
         for part in parts:
             targets, weights = in_window(batch.targets, part.window), in_window(batch.weights, part.window)
-            total = total + part.weight * loss_function(part.logits.float(), targets, weights)
+            total = total + part.weight * loss_function(at_least_single(part.logits), targets, weights)
         losses = {term.name: term.weight * total}
         if term.extra is not None and extra is not None:
             losses[term.extra.name] = extra()
@@ -68,3 +76,134 @@ def checked_logits(logits: object, image: Tensor, num_classes: int) -> Tensor:
     if isinstance(logits, Tensor) and logits.dim() > 1 and logits.shape[1] != num_classes:
         hint = f": it has {logits.shape[1]} classes and the data has {num_classes}; see `num_classes` and `network_def`"
     raise InputError(f"network_def: found {found} for images {tuple(image.shape)}, wanted logits {wanted}{hint}")
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One part of an iteration's batch.
+
+    Attributes:
+        terms: makes its supervised terms; called when its turn has come, so that those of one part exist at a time.
+        seed: of what the network draws (dropout).
+    """
+
+    terms: Callable[[], Sequence[LossTerm]]
+    seed: int
+
+
+class StudentUpdate:
+    """One update of the student from the mean gradient of micro-batches and ranks.
+
+    Args:
+        network: the student.
+        optimizer: over its parameters.
+        inferer: how it sees a batch.
+        loss_function: of terms with pseudo-labels.
+        truth_loss_function: of terms with true labels only.
+        precision: in which the network computes.
+        scaler: of the loss, for float16.
+        max_gradient_norm: clip to this norm; ``None`` does not clip.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        inferer: Inferer,
+        loss_function: Loss,
+        truth_loss_function: Loss,
+        precision: Precision,
+        scaler: torch.amp.GradScaler | None = None,
+        max_gradient_norm: float | None = None,
+    ) -> None:
+        self.network = network
+        self.optimizer = optimizer
+        self.inferer = inferer
+        self.loss_function = loss_function
+        self.truth_loss_function = truth_loss_function
+        self.precision = precision
+        self.scaler = scaler
+        self.max_gradient_norm = max_gradient_norm
+
+    def backward(self, parts: Sequence[MicroBatch]) -> dict[str, float]:
+        """Set the gradients to those of the mean loss of the parts, scaled by the scaler if there is one.
+
+        Returns:
+            The losses by name, means over the parts.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = self._recorded(parts) if len(parts) > 1 else {}
+        losses: dict[str, float] = {}
+        for part in parts:
+            torch.manual_seed(part.seed)
+            for index, term in enumerate(part.terms()):
+                with sums[index].replaying() if index in sums else nullcontext():
+                    values = self._losses(term, part.seed + index)
+                loss = torch.stack(list(values.values())).sum()
+                loss = loss if len(parts) == 1 else loss / len(parts)
+                # One backward per term: the graphs of two terms never exist together.
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+                for name, value in values.items():
+                    losses[name] = losses.get(name, 0.0) + float(value.detach()) / len(parts)
+        return losses
+
+    def step(self, losses: Mapping[str, float]) -> str:
+        """Take the step, on all ranks or on none.
+
+        Args:
+            losses: of this rank, of which one that is not finite prevents the step.
+
+        Returns:
+            ``"taken"``; ``"not_finite"`` if a loss or gradient of any rank is not; ``"overflow"`` if a gradient is too
+            large for float16 at the present scale, which the scaler then lowers.
+        """
+        finite = not any_rank(not all(math.isfinite(value) for value in losses.values()))
+        if finite and self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+        fits = finite and not any_rank(not bool(torch.isfinite(norm)))
+        if fits and self.max_gradient_norm is not None:
+            nn.utils.clip_grads_with_norm_(list(self.network.parameters()), self.max_gradient_norm, norm)
+        if not finite:
+            return "not_finite"
+        if self.scaler is None:
+            if not fits:
+                return "not_finite"
+            self.optimizer.step()
+            return "taken"
+        scale = self.scaler.get_scale()
+        self.scaler.step(self.optimizer)  # which skips what does not fit
+        self.scaler.update()
+        return "taken" if fits else "overflow" if scale > 1.0 else "not_finite"
+
+    def _losses(self, term: LossTerm, seed: int) -> dict[str, Tensor]:
+        torch.manual_seed(seed)
+        function = self.truth_loss_function if term.truth else self.loss_function
+        with self.precision.autocast(term.batch.image.device):
+            return term_losses(self.network, self.inferer, term, function)
+
+    @torch.no_grad()
+    def _recorded(self, parts: Sequence[MicroBatch]) -> dict[int, MicroBatches]:
+        """Collect what losses need to know of all parts, by term."""
+        sums: dict[int, MicroBatches] = {}
+        with _unmoved_buffers(self.network):
+            for part in parts:
+                torch.manual_seed(part.seed)
+                for index, term in enumerate(part.terms()):
+                    function = self.truth_loss_function if term.truth else self.loss_function
+                    if needs_sums(function) or needs_sums(term.extra):
+                        with sums.setdefault(index, MicroBatches(len(parts))).recording():
+                            self._losses(term, part.seed + index)
+        return sums
+
+
+@contextmanager
+def _unmoved_buffers(network: nn.Module) -> Iterator[None]:
+    """Set buffers (batch-norm statistics) back at the end."""
+    before = [buffer.clone() for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(network.buffers(), before, strict=True):
+            buffer.copy_(value)

@@ -5,8 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,20 +16,24 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from dacal_med.core.batch import soft_cross_entropy
+from dacal_med.core.batch import in_parts, soft_cross_entropy
+from dacal_med.core.precision import Precision
 from dacal_med.core.pseudo_labels import HardLabels, PseudoLabeller, PseudoLabels
+from dacal_med.core.tensors import at_least_single
 from dacal_med.data.paired import PairedLoader
-from dacal_med.engines.domains import DomainBatch, prepare_domains
+from dacal_med.engines.domains import DomainBatch, prepare_domains, sample_seeds
 from dacal_med.engines.hosts import Host, LossTerm
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
-from dacal_med.engines.student import Loss, checked_logits, term_losses
+from dacal_med.engines.student import Loss, MicroBatch, StudentUpdate, checked_logits
 from dacal_med.engines.teacher import Teacher
 from dacal_med.errors import InputError
 
+COUNTERS = ("skipped", "meta_skipped", "overflows", "skipped_in_a_row", "meta_skipped_in_a_row")
+
 
 class NonFiniteLossError(RuntimeError):
-    """Too many iterations in a row gave a loss that is not a number; the last checkpoint is the last good state."""
+    """Too many iterations in a row gave a loss or gradient that is not a number; the last checkpoint is good."""
 
 
 class AdaptationTrainer(Trainer):
@@ -40,11 +43,13 @@ class AdaptationTrainer(Trainer):
     learner (if any, and if due) improves the labeller, the host builds supervised terms, the student takes one step on
     the sum of their losses, the teacher follows. Warming up and settling, the student learns from the source alone.
 
-    Everything random inside an iteration is drawn from ``(seed, iteration, rank)``, so that a resumed run continues
-    exactly where the interrupted one would have been.
+    Everything random inside an iteration is drawn from ``(seed, iteration, number of the sample)``, so that a resumed
+    run continues exactly where the interrupted one would have been, and ranks and micro-batches draw what one large
+    batch does (``docs/scaling.md``; what layers of the network draw, such as dropout, is their own).
 
     What an iteration did is in ``engine.state.output`` (flat, for handlers) and in ``engine.state``: ``losses``,
-    ``temperature`` (mean, min, max, share at the bounds), ``quality`` and ``meta`` (losses and gradient norm).
+    ``temperature`` (mean, min, max, share at the bounds), ``quality``, ``meta`` (losses and gradient norm), and the
+    numbers of steps that were ``skipped``, ``meta_skipped``, and skipped as ``overflows`` of float16.
 
     Args:
         device: where to train.
@@ -67,14 +72,18 @@ class AdaptationTrainer(Trainer):
         ignore_index: label value without supervision.
         max_gradient_norm: clip the student's gradient to this norm; ``None`` does not clip.
         seed: base of all draws inside iterations.
-        max_skipped: stop after so many iterations in a row with a non-finite loss; fewer are skipped and counted.
+        max_skipped: stop after so many steps in a row, of student or temperature network, with a loss or gradient that
+            is not finite; fewer are skipped and counted.
         inferer: how the student sees a training batch.
         train_handlers: Ignite handlers.
-        amp: mixed precision; follows CUDA, ignored on CPU.
-        amp_dtype: ``torch.float16`` (with gradient scaling) or ``torch.bfloat16``.
+        amp: mixed precision on CUDA, and on the CPU if ``amp_dtype`` is given.
+        amp_dtype: ``torch.float16`` (with gradient scaling, default) or ``torch.bfloat16``.
+        accumulate: micro-batches of an iteration: the batch passes the networks in so many equal parts, and one step is
+            taken from all of them. Losses that need sums over the batch (``sums_over_batch``) cost a further forward
+            pass.
 
     Raises:
-        InputError: if host, labeller and temperature learner do not fit together.
+        InputError: if host, labeller and temperature learner do not fit together, or a number is out of range.
     """
 
     def __init__(
@@ -100,7 +109,8 @@ class AdaptationTrainer(Trainer):
         inferer: Inferer | None = None,
         train_handlers: Sequence[Any] | None = None,
         amp: bool = False,
-        amp_dtype: torch.dtype = torch.float16,
+        amp_dtype: torch.dtype | None = None,
+        accumulate: int = 1,
     ) -> None:
         if meta is not None and meta.labeller is not labeller:
             raise InputError("train#trainer: `meta` trains another labeller than the one given as `labeller`")
@@ -108,6 +118,10 @@ class AdaptationTrainer(Trainer):
         if meta is not None and meta.needs_held_out and "held_out" not in train_data_loader.dataset.datasets:
             raise InputError(
                 "the meta-step needs held-out source cases, but none were held out: set `held_out_share` above 0"
+            )
+        if accumulate < 1 or train_data_loader.batch_size % accumulate:
+            raise InputError(
+                f"accumulate: found {accumulate}, wanted a divisor of batch_size={train_data_loader.batch_size}"
             )
         if not 0 <= warmup_epochs <= max_epochs:
             raise InputError(f"warmup_epochs: found {warmup_epochs}, wanted 0 to max_epochs={max_epochs}")
@@ -123,32 +137,43 @@ class AdaptationTrainer(Trainer):
         self.labeller = labeller
         self.hard_labeller = HardLabels(threshold=labeller.threshold, weighting=labeller.weighting)
         self.meta = meta
-        self.loss_function = loss_function
-        self.truth_loss_function = loss_function if truth_loss_function is None else truth_loss_function
         self.warmup_epochs = warmup_epochs
         self.settle_epochs = settle_epochs
         self.ignore_index = ignore_index
-        self.max_gradient_norm = max_gradient_norm
         self.seed = seed
         self.max_skipped = max_skipped
         self.inferer = SimpleInferer() if inferer is None else inferer
         broadcast_module(network)
         broadcast_module(labeller)
         self.teacher = Teacher(network, teacher_decay)
-        on_cuda = torch.device(device).type == "cuda"
-        self.amp_dtype = amp_dtype
+        self.accumulate = accumulate
         super().__init__(
             device=device,
             max_epochs=max_epochs,
             data_loader=train_data_loader,
             epoch_length=len(train_data_loader),
-            amp=amp and on_cuda,
             decollate=False,
         )
-        if self.amp and amp_dtype == torch.float16:
-            self.scaler = torch.amp.GradScaler("cuda")  # type: ignore[assignment]
-        self.skipped = 0
-        self._skipped_in_a_row = 0
+        kind = torch.device(device).type
+        # Not MONAI's `amp`, which is CUDA's alone and makes a new scaler at each start.
+        amp = amp and (kind == "cuda" or amp_dtype is not None)
+        self.precision = Precision((amp_dtype or torch.float16) if amp else None)
+        self.student = StudentUpdate(
+            network,
+            optimizer,
+            self.inferer,
+            loss_function,
+            loss_function if truth_loss_function is None else truth_loss_function,
+            self.precision,
+            torch.amp.GradScaler(kind) if self.precision.dtype == torch.float16 else None,
+            max_gradient_norm,
+        )
+        if self.meta is not None:
+            self.meta.step.precision = self.precision
+        train_data_loader.load_only(self._needed)
+        for counter in COUNTERS:
+            setattr(self.state, counter, 0)
+            self.state_dict_user_keys.append(counter)
         self.state.losses = {}
         self.state.temperature = {}
         self.state.quality = math.nan
@@ -179,8 +204,8 @@ class AdaptationTrainer(Trainer):
         }
         if self.meta is not None:
             objects["meta_optimizer"] = self.meta.optimizer
-        if self.scaler is not None:
-            objects["scaler"] = self.scaler
+        if self.student.scaler is not None:
+            objects["scaler"] = self.student.scaler
         return objects
 
     def describe(self) -> dict[str, str]:
@@ -201,6 +226,9 @@ class AdaptationTrainer(Trainer):
             "warmup_epochs": str(self.warmup_epochs),
             "settle_epochs": str(self.settle_epochs),
             "seed": str(self.seed),
+            # In how many parts it is seen, over ranks and micro-batches, does not matter.
+            "batch": str(self._loader.batch_size * self._loader.world_size),
+            "precision": str(self.precision.dtype or "full"),
         }
 
     def _handle_exception(self, e: BaseException) -> None:
@@ -208,27 +236,46 @@ class AdaptationTrainer(Trainer):
         super()._handle_exception(e)
         raise e
 
-    def _continue_data(self) -> None:
-        self.data_loader.start_at(self.state.iteration)  # type: ignore[union-attr]
+    @property
+    def skipped(self) -> int:
+        """Steps of the student that were skipped because a loss or gradient was not finite."""
+        return int(self.state.skipped)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.state.device.type, dtype=self.amp_dtype) if self.amp else nullcontext()
+    @property
+    def _loader(self) -> PairedLoader:
+        assert isinstance(self.data_loader, PairedLoader)
+        return self.data_loader
+
+    def _continue_data(self) -> None:
+        self._loader.start_at(self.state.iteration)
+
+    def _needed(self, iteration: int) -> tuple[str, ...]:
+        """Return the domains that the iteration after ``iteration`` others uses."""
+        if not self.host.uses_target or iteration < self.source_iterations:
+            return ("source",)
+        meta = self.meta
+        held_out = meta is not None and meta.objective.needs_held_out and meta.due(iteration - self.source_iterations)
+        return ("source", "target", "held_out") if held_out else ("source", "target")
 
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, float]:
-        torch.manual_seed(hash((self.seed, self.state.iteration, self.state.rank)) % 2**63)
-        batch = prepare_domains(batchdata, self.state.device, self.num_classes, self.ignore_index, self.non_blocking)
+        first = self._loader.rank * self._loader.batch_size
+        seeds = sample_seeds(self.seed, self.state.iteration, range(first, first + self._loader.batch_size))
+        torch.manual_seed(seeds[0])
+        batch = prepare_domains(
+            batchdata, self.state.device, self.num_classes, self.ignore_index, self.non_blocking, seeds
+        )
         self.network.train()
         mask, pseudo, hard = None, None, None
         if self.self_training:
             mask, pseudo, hard = self._pseudo_labels(batch)
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
-        self._student_step(self.host.terms(batch, mask, pseudo, hard))
+        self._student_step(self._micro_batches(batch, mask, pseudo, hard))
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return self._output()
 
     def _pseudo_labels(self, batch: DomainBatch) -> tuple[Tensor, PseudoLabels, PseudoLabels]:
         """Predict the target with the teacher, improve the labeller where that is due, and label."""
-        mask = self.host.mask_generator(batch.source_labels)
+        mask = batch.masks(self.host.mask_generator)
         logits = self._teacher_logits(batch.target_image)
         with torch.no_grad():
             hard = self.hard_labeller(logits, batch.target_image)
@@ -238,7 +285,8 @@ class AdaptationTrainer(Trainer):
             held_out = None
             if self.meta.follows_held_out and batch.held_out is not None:
                 held_out = self._teacher_logits(batch.held_out.image)
-            report = self.meta.update(batch, mask, logits, hard, held_out)
+            report = self.meta.update(batch, mask, logits, hard, held_out, self.accumulate)
+            self._count("meta_skipped", report.finite, f"meta-gradient ({report})")
             self.state.meta = {
                 "inner_loss": report.inner_loss,
                 "outer_loss": report.outer_loss,
@@ -252,51 +300,52 @@ class AdaptationTrainer(Trainer):
         return mask, pseudo, hard
 
     def _teacher_logits(self, image: Tensor) -> Tensor:
-        with torch.no_grad(), self._autocast():
-            output = self.inferer(image, self.teacher.network)
-            return checked_logits(output, image, self.num_classes).float()
+        with torch.no_grad(), self.precision.autocast(self.state.device):
+            parts = in_parts(image, self.accumulate)
+            outputs = [(self.inferer(part, self.teacher.network), part) for part in parts]
+            return torch.cat([at_least_single(checked_logits(o, part, self.num_classes)) for o, part in outputs])
 
-    def _student_step(self, terms: Sequence[LossTerm]) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
-        losses: dict[str, float] = {}
-        finite = True
-        for term in terms:
-            with self._autocast():
-                function = self.truth_loss_function if term.truth else self.loss_function
-                parts = term_losses(self.network, self.inferer, term, function)
-                loss = torch.stack(list(parts.values())).sum()
-            # One backward per term: the graphs of two terms never exist together.
-            (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-            losses.update({name: float(part.detach()) for name, part in parts.items()})
-            finite = finite and math.isfinite(float(loss.detach()))
+    def _micro_batches(
+        self, batch: DomainBatch, mask: Tensor | None, pseudo: PseudoLabels | None, hard: PseudoLabels | None
+    ) -> list[MicroBatch]:
+        parts = self.accumulate
+        masks = [None] * parts if mask is None else in_parts(mask, parts)
+        labels = [None] * parts if pseudo is None else pseudo.in_parts(parts)
+        hard_labels = [None] * parts if hard is None else hard.in_parts(parts)
+
+        def terms(*piece: Any) -> Callable[[], Sequence[LossTerm]]:
+            return lambda: self.host.terms(*piece)
+
+        pieces = zip(batch.in_parts(parts), masks, labels, hard_labels, strict=True)
+        return [MicroBatch(terms(*piece), piece[0].seeds[0]) for piece in pieces]
+
+    def _student_step(self, parts: Sequence[MicroBatch]) -> None:
+        self.state.losses = self.student.backward(parts)
         self.fire_event(IterationEvents.LOSS_COMPLETED)
-        self.state.losses = losses
         average_gradients(self.network.parameters())
         self.fire_event(IterationEvents.BACKWARD_COMPLETED)
-        if not finite:
-            self._skip()
-            return
-        self._skipped_in_a_row = 0
-        if self.scaler is not None:
-            self.scaler.unscale_(self.optimizer)
-        if self.max_gradient_norm is not None:
-            nn.utils.clip_grad_norm_(self.network.parameters(), self.max_gradient_norm)
-        if self.scaler is not None:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+        outcome = self.student.step(self.state.losses)
+        if outcome == "taken":
+            self.teacher.update(self.network)
+        if outcome == "overflow":
+            self.state.overflows += 1
         else:
-            self.optimizer.step()
-        self.teacher.update(self.network)
+            self._count("skipped", outcome == "taken", f"loss or gradient (losses {self.state.losses})")
 
-    def _skip(self) -> None:
-        self.skipped += 1
-        self._skipped_in_a_row += 1
-        self.logger.warning(f"iteration {self.state.iteration}: non-finite loss {self.state.losses}, step skipped")
-        if self._skipped_in_a_row >= self.max_skipped:
+    def _count(self, counter: str, finite: bool, what: str) -> None:
+        """Count a skipped step, and stop after too many in a row."""
+        row = f"{counter}_in_a_row"
+        if finite:
+            setattr(self.state, row, 0)
+            return
+        for name in (counter, row):
+            setattr(self.state, name, getattr(self.state, name) + 1)
+        self.logger.warning(f"iteration {self.state.iteration}: non-finite {what}, step skipped")
+        if getattr(self.state, row) >= self.max_skipped:
             raise NonFiniteLossError(
-                f"{self._skipped_in_a_row} iterations in a row gave a non-finite loss (last: {self.state.losses}, "
-                f"iteration {self.state.iteration}); lower the learning rate or set max_gradient_norm, then resume "
-                f"from the last checkpoint"
+                f"{getattr(self.state, row)} iterations in a row gave a non-finite {what}, the last one iteration "
+                f"{self.state.iteration}; lower the learning rate or set max_gradient_norm, then resume from the last "
+                f"checkpoint"
             )
 
     def _output(self) -> dict[str, float]:
@@ -307,6 +356,9 @@ class AdaptationTrainer(Trainer):
         if self.self_training:
             output["quality"] = self.state.quality
         output.update({f"meta_{name}": value for name, value in self.state.meta.items()})
+        # Steps skipped so far, where there were any.
+        counters = {name: float(getattr(self.state, name)) for name in COUNTERS[:3]}
+        output.update({name: count for name, count in counters.items() if count})
         return output
 
 

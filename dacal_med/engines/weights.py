@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from dacal_med.errors import InputError
 def load_safely(path: Path, kind: str) -> Any:
     """Read a file of tensors and plain values, on the CPU and without unpickling anything else.
 
+    The sums of the content that ``torch.save`` writes are checked, which ``torch.load`` does not do.
+
     Args:
         path: the file.
         kind: what it should be, for the message.
@@ -23,6 +26,11 @@ def load_safely(path: Path, kind: str) -> Any:
         InputError: if it cannot be read.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                damaged = archive.testzip()
+            if damaged is not None:
+                raise ValueError(f"{damaged} in it is damaged")
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         # Every way a damaged or foreign file can fail ends in one message; the cause stays attached.

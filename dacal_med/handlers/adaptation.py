@@ -36,7 +36,8 @@ MOMENTS = ("before", "after")
 class AdaptationReport:
     """Measures the deployed network before and after adaptation.
 
-    Writes ``metrics.json`` (``{"before": S, "after": S, "seconds", "peak_memory_mib"}``), ``cases.csv``,
+    Writes ``metrics.json`` (``{"before": S, "after": S, "seconds", "peak_memory_mib",
+    "skipped": {...}}``), ``cases.csv``,
     ``statistics.pt``, ``reliability.png`` and TensorBoard events into ``output_dir``, the deployed weights to
     ``model_file``, and prints a table. Nothing is selected by what it measures: the deployed network is the last one.
 
@@ -161,14 +162,15 @@ class AdaptationReport:
             save_weights(self.deployed(trainer), self.model_file)
             if self.task is not None:
                 write_json(self.model_file.with_suffix(".json"), dict(self.task))
-            self._write()
+            self._write(trainer)
         self.board.close()
 
-    def _write(self) -> None:
+    def _write(self, trainer: AdaptationTrainer) -> None:
         result = {
             **self.scores,
             "seconds": round(self.seconds, 1),
             "peak_memory_mib": round(peak_memory_mib(), 1),
+            "skipped": {name: int(getattr(trainer.state, name)) for name in ("skipped", "meta_skipped", "overflows")},
         }
         write_json(self.output_dir / "metrics.json", result)
         if self.evaluation is None:

@@ -5,20 +5,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import signal
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver
 
-from dacal_med.engines.parallel import barrier, is_main
+from dacal_med.engines.parallel import any_rank, barrier, is_main, world_size
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
-from dacal_med.reporting.files import write_bytes
+from dacal_med.reporting.files import replacing, write_bytes
 
 if TYPE_CHECKING:
     from dacal_med.engines.trainer import AdaptationTrainer
@@ -54,9 +56,10 @@ class _Description:
 class ResumableCheckpoint:
     """Saves everything a run needs to continue, every few epochs and when it is interrupted.
 
-    Files are written to a temporary name and renamed (Ignite's ``DiskSaver``); the newest ``n_saved`` are kept. Loading
-    uses ``weights_only=True``. The first Ctrl-C (or SIGTERM) lets the running iteration finish, saves and stops; a
-    second one stops at once.
+    Files are written to a temporary name, brought to the disk and renamed; older ones go only then, so that the newest
+    ``n_saved`` whole ones are there whatever happens. Loading uses ``weights_only=True`` and checks the sums of the
+    content. The first Ctrl-C or SIGTERM (a cluster's preemption) lets the running iteration finish, saves and ends the
+    run without an error, all ranks after the same iteration; a second Ctrl-C stops at once.
 
     Args:
         folder: where checkpoints go.
@@ -65,7 +68,8 @@ class ResumableCheckpoint:
         interval: epochs between checkpoints.
         n_saved: how many to keep.
         resume: ``False`` starts anew (checkpoints of an earlier run move to ``<folder>/previous``), ``True`` continues
-            from the newest readable checkpoint in ``folder``, a path continues from that file.
+            from the newest readable checkpoint in ``folder``, ``"auto"`` does so if there is one and starts anew if not
+            (a job that a cluster starts again), a path continues from that file.
         keep_source_end: also keep the checkpoint at the end of warm-up and settling, as ``source_end.pt``.
         fork_from: such a file of a run that differs in host, labeller and meta objective alone. Up to there the two
             are the same run bit by bit, so this one starts where it ends, or from its own beginning if there is no such
@@ -97,14 +101,15 @@ class ResumableCheckpoint:
         self.keep_source_end = keep_source_end
         self.fork_from = fork_from
         self.interrupted_by: int | None = None
+        self._interrupted_at = 0.0
         self._previous_handlers: dict[int, Any] = {}
-        self._checkpoint: Checkpoint | None = None
 
     def attach(self, trainer: AdaptationTrainer) -> None:
         """Register on ``trainer``: resume at the start, save by epoch and on interruption."""
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_interrupted)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._stop_after_epoch)
         for event in (Events.COMPLETED, Events.TERMINATE, Events.EXCEPTION_RAISED):
             trainer.add_event_handler(event, self._release_signals)
 
@@ -117,27 +122,22 @@ class ResumableCheckpoint:
     def _start(self, trainer: AdaptationTrainer) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            saver = DiskSaver(str(self.folder), atomic=True, create_dir=True, require_empty=False)
+            if is_main():
+                for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
+                    leftover.unlink()
         except OSError as error:
             raise InputError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
-        self._checkpoint = Checkpoint(
-            self.objects(trainer),
-            saver,
-            n_saved=self.n_saved,
-            global_step_transform=lambda engine, _: engine.state.iteration,
-            filename_pattern="{filename_prefix}_iteration={global_step}.{ext}",
-            filename_prefix="checkpoint",
-        )
-        if self.resume:
+        resume = bool(self.resume)
+        if isinstance(self.resume, str) and self.resume.lower() == "auto":
+            resume = any(self.folder.glob(PATTERN))
+        if resume:
             self._load(trainer)
         elif self.fork_from:
             self._fork(trainer)
         barrier()  # no rank moves a file that another is about to read
         if is_main():
             # What lies ahead belongs to another run, or is damaged; what lies behind is pruned as usual.
-            self._set_aside(after=trainer.state.iteration if self.resume else -1)
-        kept = sorted(self.folder.glob(PATTERN), key=_iteration)
-        self._checkpoint.load_state_dict({"_saved": [(_iteration(p), p.name) for p in kept]})
+            self._set_aside(after=trainer.state.iteration if resume else -1)
         self._take_signals(trainer)
 
     def _load(self, trainer: AdaptationTrainer) -> None:
@@ -178,7 +178,7 @@ class ResumableCheckpoint:
 
     def _read(self) -> tuple[Path, dict[str, Any]]:
         """Return the newest checkpoint that can be read, or the one asked for."""
-        if isinstance(self.resume, str) and self.resume.lower() not in ("true", "1", "yes"):
+        if isinstance(self.resume, str) and self.resume.lower() not in ("true", "1", "yes", "auto"):
             path = Path(self.resume)
             if not path.is_file():
                 raise InputError(f"resume: no checkpoint at {path}")
@@ -206,25 +206,39 @@ class ResumableCheckpoint:
         logger.info(f"{len(paths)} checkpoint(s) of an earlier run moved to {previous}")
 
     def save(self, trainer: AdaptationTrainer) -> None:
-        """Write a checkpoint of the current state."""
-        assert self._checkpoint is not None
+        """Write a checkpoint of the current state, then remove those beyond ``n_saved``."""
+        if not is_main():
+            return
+        path = self.folder / f"checkpoint_iteration={trainer.state.iteration}.pt"
         try:
-            self._checkpoint(trainer)
-            if self.keep_source_end and trainer.state.iteration == trainer.source_iterations and is_main():
-                newest = self._checkpoint.last_checkpoint
-                assert newest is not None
-                write_bytes(self.folder / KEPT, (self.folder / Path(newest).name).read_bytes())
-        except OSError as error:
+            with replacing(path) as temporary:
+                torch.save({name: thing.state_dict() for name, thing in self.objects(trainer).items()}, temporary)
+                with temporary.open("rb+") as file:
+                    os.fsync(file.fileno())
+            if self.keep_source_end and trainer.state.iteration == trainer.source_iterations:
+                write_bytes(self.folder / KEPT, path.read_bytes())
+        except (OSError, RuntimeError, InputError) as error:
+            # A full disk is an OSError to Python, and a RuntimeError of torch's writer.
+            cause = error.__cause__ if isinstance(error, InputError) and error.__cause__ is not None else error
+            told = getattr(cause, "strerror", None) or str(cause).splitlines()[0]
+            free = shutil.disk_usage(self.folder).free / 2**20
             raise InputError(
-                f"cannot write a checkpoint to {self.folder}: {error.strerror or error}; earlier checkpoints are intact"
+                f"cannot write a checkpoint to {self.folder} ({free:.0f} MiB free): {told}; earlier checkpoints are "
+                f"intact"
             ) from error
+        for older in sorted(self.folder.glob(PATTERN), key=_iteration)[: -self.n_saved]:
+            older.unlink()
 
     def _take_signals(self, trainer: Engine) -> None:
         def request_stop(number: int, frame: FrameType | None) -> None:
             if self.interrupted_by is not None:
+                # A launcher passes on what the terminal has already sent to every process; clusters repeat SIGTERM.
+                echo = world_size() > 1 and time.monotonic() - self._interrupted_at < 1.0
+                if number == signal.SIGTERM or echo:
+                    return
                 self._release_signals()
                 raise KeyboardInterrupt
-            self.interrupted_by = number
+            self.interrupted_by, self._interrupted_at = number, time.monotonic()
             logger.warning("stopping after this iteration; press Ctrl-C again to stop at once")
 
         self.interrupted_by = None
@@ -241,8 +255,17 @@ class ResumableCheckpoint:
         self._previous_handlers = {}
 
     def _stop_if_interrupted(self, trainer: AdaptationTrainer) -> None:
-        if self.interrupted_by is None:
-            return
+        # Signals reach ranks at different moments, but they must stop after the same iteration.
+        interrupted = any_rank(self.interrupted_by is not None)
+        # At the end of an epoch there is more to do, such as an evaluation.
+        if interrupted and trainer.state.iteration % trainer.state.epoch_length:
+            self._stop(trainer)
+
+    def _stop_after_epoch(self, trainer: AdaptationTrainer) -> None:
+        if any_rank(self.interrupted_by is not None) and trainer.state.epoch < trainer.state.max_epochs:
+            self._stop(trainer)
+
+    def _stop(self, trainer: AdaptationTrainer) -> None:
         self.save(trainer)
         logger.warning(f"interrupted at iteration {trainer.state.iteration}: continue with --resume true")
         trainer.terminate()

@@ -55,7 +55,8 @@ class TemperatureMaps:
         output: Any = engine.state.output
         output["temperature"] = self._temperature(self.labeller, output["image"])
         prediction = output["probabilities"].argmax(dim=1, keepdim=True)
-        self._ranking.update(output["temperature"], prediction, output["label"])
+        if output["index"] >= 0:
+            self._ranking.update(output["temperature"], prediction, output["label"])
 
     def _gather(self) -> None:
         if self._ranking is not None and world_size() > 1:

@@ -49,7 +49,8 @@ def test_two_ranks_over_gloo(phantom, tmp_path, subprocess_environment):
     assert len(list((tmp_path / "checkpoints" / "previous").iterdir())) == 2
 
 
-def test_ctrl_c_leaves_a_checkpoint_that_the_run_continues_from(phantom, tmp_path, subprocess_environment):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_ends_well_and_continues_exactly(number, phantom, tmp_path, subprocess_environment):
     options = {**QUICK, "max_epochs": 20, "dataset_dir": phantom, "output_dir": tmp_path}
     line = command("train", **options, model_file=tmp_path / "model.pt")
     process = subprocess.Popen(
@@ -58,7 +59,7 @@ def test_ctrl_c_leaves_a_checkpoint_that_the_run_continues_from(phantom, tmp_pat
     deadline = time.monotonic() + 240
     while not list((tmp_path / "checkpoints").glob("*.pt")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()[-3000:]
     iterations = sorted(int(p.stem.split("=")[1]) for p in (tmp_path / "checkpoints").glob("*.pt"))
@@ -67,6 +68,12 @@ def test_ctrl_c_leaves_a_checkpoint_that_the_run_continues_from(phantom, tmp_pat
     done = run(command("train", **options, model_file=tmp_path / "model.pt", resume=True), ROOT, subprocess_environment)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "metrics.json").is_file()
+    if number == signal.SIGTERM:
+        options["output_dir"] = tmp_path / "whole"
+        done = run(command("train", **options, model_file=tmp_path / "whole.pt"), ROOT, subprocess_environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        ours, whole = (torch.load(tmp_path / name, weights_only=True) for name in ("model.pt", "whole.pt"))
+        assert all(torch.equal(ours[name], whole[name]) for name in whole)
 
 
 @pytest.mark.parametrize("name", ["sts_ct2mr", "hippocampus_site2site"])

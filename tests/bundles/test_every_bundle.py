@@ -118,7 +118,7 @@ def test_training_inference_and_metadata_describe_one_network(bundle):
 def test_training_writes_all_that_it_promises(bundle, trained_of):
     trained = trained_of(bundle)
     metrics = json.loads((trained / "metrics.json").read_text())
-    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib"}
+    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib", "skipped"}
     assert list(metrics["after"]["per_class"]) == list(KINDS[bundle.kind].labels.values())
     assert metrics["before"]["voxels"] == metrics["after"]["voxels"] > 0
     assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == [

@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -14,9 +16,11 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from ignite.engine import Events
 
-from dacal_med.engines import CalibrationEvaluator, parallel
-from dacal_med.engines.parallel import average, is_main, world_size
-from dacal_med.handlers import AdaptationReport, EvaluationReport
+from dacal_med.core.mixing import BoxMask
+from dacal_med.engines import CalibrationEvaluator, dice_cross_entropy, make_host, parallel
+from dacal_med.engines.parallel import any_rank, average, is_main, world_size
+from dacal_med.engines.trainer import NonFiniteLossError
+from dacal_med.handlers import AdaptationReport, EvaluationReport, ResumableCheckpoint
 from tests.engines.builders import blobs, tiny_network, tiny_trainer, weights
 
 NAMES = ["background", "one", "two"]
@@ -25,7 +29,37 @@ SUBSETS = {"one": ["one"]}
 
 def grouped(data):
     """Cases in two groups, one of which spans both ranks."""
-    return [{**item, "group": group} for item, group in zip(data, "aba", strict=True)]
+    return [{**item, "group": group} for item, group in zip(data, "aba", strict=False)]
+
+
+# Everything takes part: both mixes, learned soft labels, the meta-step, the Dice loss over the batch, clipping.
+# Plain gradient descent: AdamW would turn the rounding of tiny gradients into steps.
+EVERYTHING = {
+    "complement": "same",
+    "meta": {"every": 1, "learning_rate": 0.01},
+    "truth_loss_function": dice_cross_entropy,
+    "max_gradient_norm": 1.0,
+    "make_optimizer": torch.optim.SGD,
+}
+
+
+def everything(dims: int, **options):
+    """A run in which box masks, hidden blocks and everything else are drawn."""
+    dacs = make_host("dacs", complement="same", mask_generator=BoxMask())
+    host = make_host("mic", base=dacs, block_size=4)
+    return tiny_trainer(dims, host=host, **{**EVERYTHING, **options})
+
+
+def bad_on_one_rank(rank: int, **options):
+    """A run in whose iterations 2 and 5 one rank alone sees a loss that is not a number."""
+    state = {"calls": 0}
+
+    def loss(logits, targets, voxel_weights):
+        state["calls"] += 1
+        bad = rank == 1 and state["calls"] in (2, 5)
+        return logits.square().mean() * (float("nan") if bad else 1.0)
+
+    return tiny_trainer(host="source_only", labeller="hard", rank=rank, batch_size=1, loss_function=loss, **options)
 
 
 def _worker(rank: int, port: int, folder: str) -> None:
@@ -60,9 +94,36 @@ def _worker(rank: int, port: int, folder: str) -> None:
         result["adapted"] = weights(adapted)
         result["losses"] = torch.tensor(losses)
 
-        evaluator = CalibrationEvaluator("cpu", grouped(data), tiny_network(2), NAMES, class_subsets=SUBSETS)
-        evaluator.run()
-        result["scores"] = evaluator.scores
+        for cases in (3, 1):
+            evaluator = CalibrationEvaluator(
+                "cpu", grouped(data[:cases]), tiny_network(2), NAMES, class_subsets=SUBSETS
+            )
+            evaluator.run()
+            result[f"scores_{cases}"] = evaluator.scores
+
+        for dims in (2, 3):
+            for accumulate in (1, 2):
+                trainer = everything(dims, rank=rank, world_size=2, batch_size=2, accumulate=accumulate)
+                trainer.run()
+                result[f"everything_{dims}_{accumulate}"] = weights(trainer)
+
+        trainer = bad_on_one_rank(rank, world_size=2)
+        trainer.run()
+        result["skipped"], result["after_skips"] = trainer.skipped, weights(trainer)
+        trainer = bad_on_one_rank(rank, world_size=2, max_skipped=1)
+        try:
+            trainer.run()
+        except NonFiniteLossError:
+            result["stopped_at"] = trainer.state.iteration
+
+        # One rank alone gets the signal, as if the other were an iteration behind.
+        trainer = tiny_trainer(rank=rank, world_size=2, batch_size=1)
+        ResumableCheckpoint(Path(folder) / "checkpoints").attach(trainer)
+        if rank == 1:
+            trainer.add_event_handler(Events.ITERATION_STARTED(once=4), lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        trainer.run()
+        result["interrupted_at"], result["interrupted"] = trainer.state.iteration, weights(trainer)
+        result["any_rank"] = [any_rank(rank == 1), any_rank(False)]
         torch.save(result, f"{folder}/rank{rank}.pt")
         dist.barrier()  # a rank that leaves early takes its connections from the other
     finally:
@@ -105,17 +166,40 @@ def test_two_ranks_do_what_one_does_with_both_batches(results):
 
 def test_scores_do_not_depend_on_the_number_of_ranks(results):
     _, ranks = results
-    data = grouped(blobs(3, 2, -1.0, 9))
-    evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES, class_subsets=SUBSETS)
-    evaluator.run()
-    for rank in ranks:
-        for group in "ab":
-            found, wanted = (scores["per_group"][group] for scores in (rank["scores"], evaluator.scores))
-            assert (found["cases"], found["dice"]) == (wanted["cases"], wanted["dice"])
-        assert rank["scores"]["class_subsets"] == evaluator.scores["class_subsets"]
-        assert rank["scores"]["dice"] == evaluator.scores["dice"]
-        assert rank["scores"]["ece"] == pytest.approx(evaluator.scores["ece"], abs=1e-12)
-        assert rank["scores"]["per_case"] == evaluator.scores["per_case"]
+    for cases in (3, 1):  # uneven shards, and a rank without a case
+        data = grouped(blobs(3, 2, -1.0, 9)[:cases])
+        evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES, class_subsets=SUBSETS)
+        evaluator.run()
+        for rank in ranks:
+            assert repr(rank[f"scores_{cases}"]) == repr(evaluator.scores)  # to the last bit
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_two_ranks_adapt_as_one_does_with_both_batches(results, dims):
+    _, ranks = results
+    single = everything(dims, batch_size=4)
+    start = weights(single).clone()
+    single.run()
+    assert float((weights(single) - start).norm()) > 1e-2
+    for accumulate in (1, 2):
+        first, second = (rank[f"everything_{dims}_{accumulate}"] for rank in ranks)
+        assert torch.equal(first, second)
+        assert float((first - weights(single)).abs().max()) < 1e-5
+
+
+def test_ranks_skip_together(results):
+    _, (first, second) = results
+    assert first["skipped"] == second["skipped"] == 2
+    assert torch.equal(first["after_skips"], second["after_skips"])
+    assert first["stopped_at"] == second["stopped_at"] == 2
+
+
+def test_ranks_stop_after_the_same_iteration(results):
+    folder, (first, second) = results
+    assert first["any_rank"] == second["any_rank"] == [True, False]
+    assert first["interrupted_at"] == second["interrupted_at"] == 4
+    assert torch.equal(first["interrupted"], second["interrupted"])
+    assert (folder / "checkpoints" / "checkpoint_iteration=4.pt").is_file()
 
 
 def test_one_rank_writes(results):

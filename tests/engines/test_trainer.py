@@ -138,6 +138,37 @@ def test_one_bad_iteration_does_not_stop_the_run():
     assert torch.isfinite(weights(trainer)).all()
 
 
+def test_a_gradient_that_is_not_finite_is_skipped_too():
+    """The loss is a number, its slope is not."""
+    trainer = tiny_trainer(
+        host="source_only", labeller="hard", loss_function=lambda z, t, w: (z - z.detach()).sum().abs().sqrt()
+    )
+    start = weights(trainer).clone()
+    with pytest.raises(NonFiniteLossError, match="non-finite loss or gradient"):
+        trainer.max_skipped = 3
+        trainer.run()
+    assert trainer.state.iteration == 3
+    assert torch.equal(weights(trainer), start)
+
+
+def test_non_finite_meta_gradients_are_skipped_counted_and_stop_in_the_end():
+    class Bad(ComplementaryTruth):
+        def outer_loss(self, batch, mask, hard):
+            loss = super().outer_loss(batch, mask, hard)
+            return lambda forward: loss(forward) * math.nan
+
+    trainer = tiny_trainer(objective=Bad(), meta={"every": 1}, max_skipped=4)
+    outputs = record(trainer)
+    temperature = [p.detach().clone() for p in trainer.labeller.parameters()]
+    with pytest.raises(NonFiniteLossError, match=r"4 iterations in a row gave a non-finite meta-gradient"):
+        trainer.run()
+    assert trainer.state.iteration == 3 + 4  # after the warm-up
+    assert trainer.state.meta_skipped == 4
+    assert trainer.skipped == 0  # the student goes on
+    assert [output.get("meta_skipped") for output in outputs] == [None] * 3 + [1.0, 2.0, 3.0]
+    assert all(torch.equal(p, b) for p, b in zip(trainer.labeller.parameters(), temperature, strict=True))
+
+
 def test_gradient_is_clipped():
     trainer = tiny_trainer(host="source_only", labeller="hard", max_gradient_norm=1e-3)
     norms = []

@@ -7,6 +7,8 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
+import signal
 
 import pytest
 import torch
@@ -38,13 +40,14 @@ def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, dims
     report_on(tmp_path, trainer, dims, task={"num_classes": 3})
     trainer.run()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib"}
+    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib", "skipped"}
     for moment in ("before", "after"):
         assert {"dice", "miou", "ece", "foreground_ece", "nll", "per_class", "per_case"} <= set(metrics[moment])
         assert list(metrics[moment]["per_class"]) == NAMES
     assert metrics["before"] != metrics["after"]
     assert metrics["seconds"] > 0
     assert metrics["peak_memory_mib"] > 50
+    assert metrics["skipped"] == {"skipped": 0, "meta_skipped": 0, "overflows": 0}
     assert json.loads((tmp_path / "model.json").read_text()) == {"num_classes": 3}
     state = torch.load(tmp_path / "model.pt", weights_only=True)
     for name, value in trainer.teacher.network.state_dict().items():
@@ -230,3 +233,29 @@ def test_progress_counts_every_iteration_once(capsys):
 def test_shown_numbers():
     assert shown({"loss": 1.23456, "temperature_mean": 1.0, "loss_mix": 3.0}) == {"loss": "1.235", "T": "1.000"}
     assert shown({"loss": math.nan}) == {"loss": "nan"}
+
+
+def test_same_seed_same_metrics_to_the_last_bit(tmp_path):
+    texts = []
+    for folder in (tmp_path / "first", tmp_path / "second"):
+        trainer = tiny_trainer(meta={"every": 1})
+        report_on(folder, trainer)
+        trainer.run()
+        metrics = json.loads((folder / "metrics.json").read_text())
+        texts.append(json.dumps({k: v for k, v in metrics.items() if k not in ("seconds", "peak_memory_mib")}))
+        texts.append((folder / "cases.csv").read_text())
+    assert texts[:2] == texts[2:]
+
+
+def test_an_interruption_where_the_warm_up_ends_loses_no_measurement(tmp_path):
+    for folder, at in ((tmp_path / "whole", None), (tmp_path / "parts", 3), (tmp_path / "parts", None)):
+        trainer = tiny_trainer()
+        report = report_on(folder, trainer)
+        ResumableCheckpoint(folder / "checkpoints", extra={"report": report}, resume="auto").attach(trainer)
+        if at is not None:
+            trainer.add_event_handler(Events.ITERATION_STARTED(once=at), lambda _: os.kill(os.getpid(), signal.SIGTERM))
+        trainer.run()
+        assert trainer.state.iteration == (at or 9)
+    whole, parts = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("whole", "parts"))
+    assert parts["before"] == whole["before"] is not None
+    assert parts["after"] == whole["after"]

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 
 import pytest
@@ -220,3 +221,113 @@ def test_a_missing_fork_warms_up_itself(tmp_path, caplog):
     alone.run()
     assert torch.equal(weights(trainer), weights(alone))
     assert "does its own warm-up" in caplog.text
+
+
+def test_a_flipped_bit_is_found(tmp_path, caplog):
+    """torch.load would take the damaged weight for a good one."""
+    run_to(tmp_path, stop_after=4)
+    newest = tmp_path / "checkpoint_iteration=9.pt"
+    content = bytearray(newest.read_bytes())
+    weight = next(iter(torch.load(newest, weights_only=True)["network"].values())).numpy().tobytes()
+    content[content.index(weight) + 2] ^= 1
+    newest.write_bytes(content)
+    torch.load(newest, weights_only=True)
+    resumed = run_to(tmp_path, resume=True)
+    assert "is damaged" in caplog.text
+    assert resumed.state.iteration == 12
+    assert torch.equal(weights(resumed), weights(run_to(tmp_path / "whole")))
+
+
+def test_auto_continues_or_starts_anew(tmp_path):
+    whole = run_to(tmp_path, resume="auto", stop_after=3)
+    assert whole.state.iteration == 6
+    resumed = run_to(tmp_path, resume="auto")
+    assert torch.equal(weights(resumed), weights(run_to(tmp_path / "whole")))
+
+
+def test_a_single_kept_checkpoint_is_there_while_the_next_is_written(tmp_path, monkeypatch):
+    trainer = tiny_trainer(max_epochs=4)
+    ResumableCheckpoint(tmp_path, n_saved=1).attach(trainer)
+    there = []
+    save = torch.save
+
+    def spy(*args, **kwargs):
+        there.append(sorted(path.name for path in tmp_path.glob(PATTERN)))
+        return save(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "save", spy)
+    trainer.run()
+    assert there == [[], *[[f"checkpoint_iteration={n}.pt"] for n in (3, 6, 9)]]
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_iteration=12.pt"]
+
+
+def test_what_a_killed_process_left_half_written_goes(tmp_path):
+    run_to(tmp_path, stop_after=3)
+    (tmp_path / ".abc.tmp").write_bytes(b"half")
+    run_to(tmp_path, resume=True)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_real_write_error_of_torch_keeps_what_was_saved(tmp_path):
+    """A limit of the file's size in place of a full disk: torch tells it as a RuntimeError."""
+    trainer = tiny_trainer(max_epochs=4)
+    ResumableCheckpoint(tmp_path).attach(trainer)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    @trainer.on(Events.EPOCH_STARTED(once=2))
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+
+    try:
+        with pytest.raises(InputError, match=r"cannot write .* MiB free\).*earlier checkpoints are intact"):
+            trainer.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_iteration=3.pt"]
+    torch.load(tmp_path / "checkpoint_iteration=3.pt", weights_only=True)
+
+
+def test_an_interruption_in_the_last_iteration_of_an_epoch_leaves_out_nothing_of_it(tmp_path):
+    """What others do at the end of an epoch, such as the measurement after the warm-up, is done before the stop."""
+    trainer = tiny_trainer(max_epochs=4)
+    done = []
+    trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda engine: done.append(engine.state.epoch))
+    ResumableCheckpoint(tmp_path, interval=3).attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=6), lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    trainer.run()
+    assert done == [1, 2]
+    assert trainer.state.iteration == 6
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint_iteration=6.pt"]
+
+
+def test_repeated_sigterm_is_one_and_the_last_iteration_ends_the_run(tmp_path):
+    trainer = tiny_trainer(max_epochs=4)
+    ResumableCheckpoint(tmp_path).attach(trainer)
+
+    @trainer.on(Events.ITERATION_STARTED(once=12))
+    def twice():
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    completed = []
+    trainer.add_event_handler(Events.COMPLETED, lambda: completed.append(trainer.should_terminate))
+    trainer.run()
+    assert completed == [False]
+    assert trainer.state.iteration == 12
+
+
+def test_counters_of_skipped_steps_survive(tmp_path):
+    trainer = run_to(tmp_path, stop_after=3)
+    trainer.state.skipped, trainer.state.meta_skipped = 2, 1
+    ResumableCheckpoint(tmp_path).save(trainer)
+    resumed = run_to(tmp_path, resume=True)
+    assert (resumed.skipped, resumed.state.meta_skipped) == (2, 1)
+
+
+def test_the_number_of_parts_may_change_and_the_batch_may_not(tmp_path):
+    run_to(tmp_path, stop_after=3)
+    assert run_to(tmp_path, resume=True, accumulate=2).state.iteration == 12
+    with pytest.raises(InputError, match="batch: the checkpoint has '2', this run has '4'"):
+        run_to(tmp_path, resume=True, batch_size=4)

@@ -80,8 +80,8 @@ class Host(Protocol):
             hard: the teacher's hard pseudo-labels of the same.
 
         Returns:
-            The terms, source first. Random numbers come from torch's global generator, which the engine seeds with
-            ``(seed, iteration, rank)``.
+            The terms, source first. Random numbers come from ``batch.generators``, a generator for each sample, so that
+            ranks and micro-batches draw what one large batch does.
         """
         ...
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts.base import Host, LossTerm, OnHost
 from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.engines.weights import load_safely
+from dacal_med.engines.whole_batch import over_batch
 from dacal_med.errors import InputError
 
 
@@ -43,6 +44,7 @@ class FeatureDistance:
     root: str = ""
     frozen_layer: str = ""
     name: str = "feature_distance"
+    sums_over_batch: ClassVar[bool] = True
 
     @contextmanager
     def watching(self, network: nn.Module) -> Iterator[Callable[[], Tensor]]:
@@ -70,7 +72,7 @@ class FeatureDistance:
                 f"{image.dim() - 2} axes"
             )
         mask = class_cells(self.targets, self.classes, features.shape[2:], self.min_share)
-        return self.weight * feature_distance(features.float(), reference.float(), mask)
+        return self.weight * feature_distance(features.float(), reference.float(), mask, over_batch)
 
 
 @dataclass

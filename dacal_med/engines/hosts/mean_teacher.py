@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -51,13 +52,14 @@ class MeanTeacher:
         """Return the source term and, in self-training, the consistency term."""
         terms = [LossTerm("source", batch.source, truth=True)]
         if pseudo is not None:
-            image = self._noisy(batch.target_image)
+            image = self._noisy(batch.target_image, batch.generators("noise"))
             terms.append(LossTerm("consistency", pseudo_batch(image, pseudo), self.consistency_weight))
         return terms
 
-    def _noisy(self, image: Tensor) -> Tensor:
+    def _noisy(self, image: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
         if self.noise == 0.0:
             return image
         scale = image.flatten(1).std(dim=1).view(-1, *[1] * (image.dim() - 1))
         # Drawn on the CPU, so that every device sees the same noise.
-        return image + self.noise * scale * torch.randn(image.shape).to(image)
+        noise = torch.stack([torch.randn(image.shape[1:], generator=generator) for generator in generators])
+        return image + self.noise * scale * noise.to(image)

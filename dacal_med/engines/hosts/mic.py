@@ -69,7 +69,8 @@ class MaskedConsistency(OnHost):
         blocks = self._blocks(image.shape[2:])
         terms = self.base.terms(batch, mask, pseudo, hard)
         if pseudo is not None:
-            hidden = block_mask(len(image), image.shape[2:], blocks, self.mask_ratio).to(image.device)
+            masks = [block_mask(1, image.shape[2:], blocks, self.mask_ratio, g) for g in batch.generators("masked")]
+            hidden = torch.cat(masks).to(image.device)
             seen = torch.where(hidden, self._filling(image), image)
             terms.append(LossTerm("masked", pseudo_batch(seen, pseudo), self.masked_weight))
         return terms

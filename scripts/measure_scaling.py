@@ -1,0 +1,187 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Time and memory of a training iteration against patch, batch, classes and network; a formula fitted to them.
+
+    python -m scripts.measure_scaling [--out scaling.json]
+
+Each point is an adaptation run with the bundles' defaults (teacher, meta-step every 4th iteration, student on source
+and both mixes, moving average) on synthetic images in memory, in a process of its own. Time: mean of a cycle of 4
+iterations after one to warm up, the faster of two cycles; processor time of the process, since others may run beside
+it. Memory: what the iterations add at their peak to what was in use before the first (VmHWM less VmRSS of /proc,
+Linux only).
+
+Fitted: with V voxels in the batch, C classes and F activations per voxel (the sum over the network's layers of the
+outputs' numbers, counted by hooks), memory = V * (a F + b C) + c P and time = V * (d M + e C) + g, with P parameters
+and M multiplications per voxel of the network's convolutions. Non-negative least squares on relative errors; the
+error of each point comes from a fit without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import math
+import multiprocessing
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ignite.engine import Events
+from scipy.optimize import nnls
+from torch import Tensor, nn
+
+from dacal_med.reporting.files import write_json
+from scripts.synthetic import make_trainer, unet
+
+CYCLE = 4
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run: size of the patch, images of each domain, classes, and the U-Net's channels."""
+
+    size: Sequence[int]
+    batch_size: int
+    classes: int
+    channels: Sequence[int]
+
+
+BASE = Point((16, 16, 16), 2, 5, (8, 16, 32))
+GRID = (
+    BASE,
+    Point((24, 24, 24), 2, 5, (8, 16, 32)),
+    Point((32, 32, 32), 2, 5, (8, 16, 32)),
+    Point((16, 16, 16), 4, 5, (8, 16, 32)),
+    Point((16, 16, 16), 8, 5, (8, 16, 32)),
+    Point((24, 24, 24), 2, 2, (8, 16, 32)),
+    Point((24, 24, 24), 2, 14, (8, 16, 32)),
+    Point((24, 24, 24), 2, 5, (4, 8, 16)),
+    Point((16, 16, 16), 2, 5, (16, 32, 64)),
+    Point((24, 24, 24), 2, 5, (16, 32, 64)),
+    Point((24, 24, 24), 2, 5, (8, 16, 32, 64)),
+    Point((96, 96), 2, 5, (8, 16, 32)),
+    Point((160, 160), 2, 5, (8, 16, 32)),
+)
+
+
+def counts(network: nn.Module, size: Sequence[int]) -> tuple[float, float]:
+    """Return activations and multiplications of convolutions per voxel of one forward pass."""
+    activations, products = 0, 0
+
+    def watch(module: nn.Module, _: Any, output: Tensor) -> None:
+        nonlocal activations, products
+        activations += output.numel()
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() > 2:
+            transposed = isinstance(module, (nn.ConvTranspose2d, nn.ConvTranspose3d))
+            # A transposed convolution spreads each input cell, of which there are fewer.
+            cells = output[0, 0].numel() / (math.prod(module.stride) if transposed else 1)  # type: ignore[arg-type]
+            products += int(weight.numel() * cells)
+
+    leaves = [module for module in network.modules() if not list(module.children())]
+    handles = [module.register_forward_hook(watch) for module in leaves]
+    with torch.no_grad():
+        network(torch.zeros(1, 1, *size))
+    for handle in handles:
+        handle.remove()
+    return activations / math.prod(size), products / math.prod(size)
+
+
+def status(name: str) -> float:
+    """Return a figure of /proc/self/status in MiB."""
+    found = re.search(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found.group(1)) / 1024
+
+
+def measure(point: Point) -> dict[str, float]:
+    """Run one point in this process."""
+    torch.set_num_threads(1)
+    network = unet(len(point.size), point.classes, point.channels)
+    activations, products = counts(network, point.size)
+    trainer = make_trainer(
+        network, point.size, point.classes, batch_size=point.batch_size, epoch_length=1 + 2 * CYCLE, max_epochs=1
+    )
+    gc.collect()
+    before = status("VmRSS")
+    moments: list[float] = []
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: moments.append(time.process_time()))
+    trainer.run()
+    cycles = [(moments[i + CYCLE] - moments[i]) / CYCLE for i in (0, CYCLE)]
+    return {
+        "seconds": min(cycles),
+        "mib": status("VmHWM") - before,
+        "voxels": float(point.batch_size * math.prod(point.size)),
+        "activations": activations,
+        "products": products,
+        "parameters": float(sum(p.numel() for p in network.parameters())),
+    }
+
+
+def columns(points: Sequence[Point], found: Sequence[dict[str, float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the terms of the formulas for memory (MiB per unit) and time."""
+    memory, seconds = [], []
+    for point, value in zip(points, found, strict=True):
+        voxels = value["voxels"]
+        memory.append([voxels * value["activations"], voxels * point.classes, value["parameters"]])
+        seconds.append([voxels * value["products"], voxels * point.classes, 1.0])
+    return np.array(memory), np.array(seconds)
+
+
+def fit(terms: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return coefficients, and the relative error of each point when it is left out of the fit."""
+
+    def solve(kept: np.ndarray) -> np.ndarray:
+        scaled = terms[kept] / values[kept, None]
+        size = np.maximum(scaled.max(axis=0), 1e-300)
+        return np.asarray(nnls(scaled / size, np.ones(int(kept.sum())))[0]) / size
+
+    everything = np.ones(len(values), dtype=bool)
+    errors = []
+    for i in range(len(values)):
+        kept = everything.copy()
+        kept[i] = False
+        errors.append(float(terms[i] @ solve(kept)) / values[i] - 1.0)
+    return solve(everything), np.array(errors)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file with all numbers")
+    arguments = parser.parse_args()
+    found = []
+    # Forked, so that each point has a process of its own and no imports to wait for.
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for point, value in zip(GRID, pool.imap(measure, GRID, chunksize=1), strict=True):
+            found.append(value)
+            print(point, value, flush=True)
+    memory, seconds = columns(GRID, found)
+    memory_fit, memory_errors = fit(memory, np.array([value["mib"] for value in found]))
+    time_fit, time_errors = fit(seconds, np.array([value["seconds"] for value in found]))
+    print("\n| patch | batch | classes | channels | MiB | error | s | error |\n|---|---|---|---|---|---|---|---|")
+    for point, value, wrong, late in zip(GRID, found, memory_errors, time_errors, strict=True):
+        size, channels = "x".join(map(str, point.size)), ", ".join(map(str, point.channels))
+        print(
+            f"| {size} | {point.batch_size} | {point.classes} | {channels} | {value['mib']:.0f} | {wrong:+.0%} | "
+            f"{value['seconds']:.2f} | {late:+.0%} |"
+        )
+    print("\nmemory:", memory_fit.tolist(), "time:", time_fit.tolist())
+    if arguments.out is not None:
+        points = [{**asdict(point), **value} for point, value in zip(GRID, found, strict=True)]
+        write_json(
+            arguments.out,
+            {
+                "points": points,
+                "memory": {"coefficients": memory_fit.tolist(), "errors": memory_errors.tolist()},
+                "time": {"coefficients": time_fit.tolist(), "errors": time_errors.tolist()},
+            },
+        )
+
+
+if __name__ == "__main__":
+    main()
