@@ -124,7 +124,9 @@ def pooled_tables(folder: Path, result: Mapping[str, Any], region: str = "foregr
     """
     tables = {}
     for name, entry in result["methods"].items():
-        cases = [case for seed in entry["seeds"] for case in load_sums(run_folder(folder, name, int(seed)) / SUMS)[0]]
+        cases = [
+            case for seed in entry["seeds"] for case in load_sums(run_folder(folder, name, int(seed)) / SUMS).cases
+        ]
         if cases:
             tables[name] = reliability_table(pool(cases), region=region)
     return tables
@@ -214,6 +216,7 @@ class _Cases:
     def __init__(self) -> None:
         self.scores: dict[tuple[str, int], dict[str, Array]] = {}
         self.class_names: tuple[str, ...] = ()
+        self.groups: list[str | None] = []
         self.number = 0
         self._first: tuple[Path, list[SegmentationStatistics]] | None = None
 
@@ -223,21 +226,30 @@ class _Cases:
         Raises:
             InputError: if they are unreadable or of other cases than those before.
         """
-        cases, names = load_sums(path)
+        sums = load_sums(path)
+        cases, names = sums.cases, sums.class_names
         if self._first is None:
             self._first, self.class_names, self.number = (path, cases), names, len(cases)
-        self._check(path, cases, names)
+            self.groups = sums.groups
+        self._check(path, cases, names, sums.groups)
         self.scores[method, seed] = {
             name: np.array([score(case) for case in cases], dtype=np.float64) for name, score in SCORES.items()
         }
 
-    def _check(self, path: Path, cases: Sequence[SegmentationStatistics], names: tuple[str, ...]) -> None:
+    def _check(
+        self,
+        path: Path,
+        cases: Sequence[SegmentationStatistics],
+        names: tuple[str, ...],
+        groups: Sequence[str | None],
+    ) -> None:
         assert self._first is not None
         first_path, first = self._first
         advice = f"in {first_path}; were both measured on the same cases?"
         for what, found, wanted in (
             ("cases", len(cases), len(first)),
             ("classes", names, self.class_names),
+            ("groups", groups, self.groups),
             ("settings", _settings(cases), _settings(first)),
         ):
             if found != wanted:

@@ -23,11 +23,10 @@ from dacal_med.comparison.facts import describe_run
 from dacal_med.comparison.methods import FOLDS, Method, find_methods, fit_to_host
 from dacal_med.comparison.posthoc import DONE
 from dacal_med.comparison.schedule import Job, Outcome, run_jobs
-from dacal_med.core.scores import summarise_run
 from dacal_med.data import Datalist
 from dacal_med.errors import InputError
 from dacal_med.handlers.checkpoint import KEPT
-from dacal_med.handlers.sums import load_sums, save_sums
+from dacal_med.handlers.sums import Sums, load_sums, save_sums
 from dacal_med.reporting.files import check_writable, write_json
 
 SHARED = "source_only"
@@ -264,14 +263,15 @@ def merge_folds(folder: Path) -> None:
     """Join the folds below ``folder`` into one result over all cases, in the order of ``target_val``."""
     folds = [folder / f"fold_{fold}" for fold in range(FOLDS)]
     sums = [load_sums(fold / "statistics.pt") for fold in folds]
-    names = sums[0][1]
-    number = sum(len(cases) for cases, _ in sums)
-    cases = [sums[index % FOLDS][0][index // FOLDS] for index in range(number)]
+    places = [divmod(index, FOLDS) for index in range(sum(len(part.cases) for part in sums))]
+    cases = [sums[fold].cases[index] for index, fold in places]
+    groups = [sums[fold].groups[index] for index, fold in places]
+    merged = Sums(cases, sums[0].class_names, groups, sums[0].class_subsets)
     metrics = [read_metrics(fold / "metrics.json") for fold in folds]
-    save_sums(folder / "statistics.pt", cases, names)
+    save_sums(folder / "statistics.pt", merged.cases, merged.class_names, merged.groups, merged.class_subsets)
     result = {
         "before": None,
-        "after": summarise_run(cases, names),
+        "after": merged.summarise(),
         "seconds": sum(m["seconds"] for m in metrics),
         "peak_memory_mib": max(m["peak_memory_mib"] for m in metrics),
     }

@@ -35,11 +35,12 @@ class _Column(NamedTuple):
     sign: int
 
 
-_DICE, _ECE = _Column("Dice", "dice", 3, 1), _Column("ECE", "ece", 4, -1)
+_DICE, _MIOU = _Column("Dice", "dice", 3, 1), _Column("mIoU", "miou", 3, 1)
+_ECE = _Column("ECE", "ece", 4, -1)
 _FOREGROUND_ECE, _NLL = _Column("foreground ECE", "foreground_ece", 4, -1), _Column("NLL", "nll", 3, -1)
 _MAIN = (
     _DICE,
-    _Column("mIoU", "miou", 3, 1),
+    _MIOU,
     _ECE,
     _FOREGROUND_ECE,
     _Column("boundary ECE", "boundary_ece", 4, -1),
@@ -48,6 +49,8 @@ _MAIN = (
     _Column("foreground NLL", "foreground_nll", 3, -1),
     _Column("Brier", "brier", 4, -1),
 )
+_BY_GROUP = (_DICE, _MIOU, _ECE, _NLL)
+_SUBSET_MEANS = (("dice", "Dice ↑"), ("miou", "mIoU ↑"))
 _SHORT = (_DICE, _ECE, _FOREGROUND_ECE, _NLL)
 _ARROWS = {1: " ↑", -1: " ↓", 0: ""}
 
@@ -87,6 +90,8 @@ def comparison_markdown(result: Mapping[str, Any], command: str, facts: Mapping[
         "Each case scored by itself: mean ± sample standard deviation over cases, both averaged over seeds.",
         _case_table(result),
         *_class_tables(result),
+        *_subset_table(result),
+        *_group_tables(result),
         *_temperature_table(result),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -251,6 +256,50 @@ def _class_tables(result: Mapping[str, Any]) -> list[str]:
 def _class_cell(scores: Mapping[str, Any], key: str, digits: int) -> str:
     # One against the rest, an absent class has an ECE near 0, which would read as well calibrated.
     return ABSENT if scores.get("dice") is None else _number(scores.get(key), digits)
+
+
+def _subset_table(result: Mapping[str, Any]) -> list[str]:
+    """Return the means over subsets of the classes, if the evaluation had any."""
+    columns = [(name, key, title) for name in _parts(result, "class_subsets") for key, title in _SUBSET_MEANS]
+    rows = []
+    for method in table_order(result):
+        mean, spread = ((result["methods"][method][kind] or {}).get("class_subsets", {}) for kind in ("mean", "std"))
+        cells = [(mean.get(name, {}).get(key), spread.get(name, {}).get(key)) for name, key, _ in columns]
+        rows.append([_name(result, method), *(_mean_and_spread(*cell, 3) for cell in cells)])
+    if not columns:
+        return []
+    text = "Means over some of the classes, those of a subset that are present; mean ± standard deviation over seeds."
+    return [
+        "## Subsets of classes",
+        text,
+        _table(["method", *(f"{name}: {title}" for name, _, title in columns)], rows),
+    ]
+
+
+def _group_tables(result: Mapping[str, Any]) -> list[str]:
+    """Return the main scores by group of cases, if the data have groups."""
+    names = _parts(result, "per_group")
+    if not names:
+        return []
+    parts = [
+        "## Groups",
+        "Scores pooled over the voxels of each group's cases; mean ± sample standard deviation over seeds.",
+    ]
+    for column in _BY_GROUP:
+        rows = []
+        for method in table_order(result):
+            mean, spread = ((result["methods"][method][kind] or {}).get("per_group", {}) for kind in ("mean", "std"))
+            cells = [(mean.get(name, {}).get(column.key), spread.get(name, {}).get(column.key)) for name in names]
+            rows.append([_name(result, method), *(_mean_and_spread(*cell, column.digits) for cell in cells)])
+        header = [f"{name} ({number} case{'s' if number > 1 else ''})" for name, number in names.items()]
+        parts += [f"### {_head(column)}", _table(["method", *header], rows)]
+    return parts
+
+
+def _parts(result: Mapping[str, Any], key: str) -> dict[str, int]:
+    """Return the names below ``key`` of any method's scores, with the number of cases where they have one."""
+    means = [entry["mean"] or {} for entry in result["methods"].values()]
+    return {name: int(part.get("cases", 0)) for mean in means for name, part in mean.get(key, {}).items()}
 
 
 def _temperature_table(result: Mapping[str, Any]) -> list[str]:

@@ -19,7 +19,6 @@ from dacal_med.comparison.calibrators import Calibrator, Prediction, fit_tempera
 from dacal_med.comparison.local_temperature import fit_local_temperature
 from dacal_med.comparison.methods import CALIBRATORS
 from dacal_med.comparison.pseudocal import pseudo_target
-from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.engines.evaluator import CalibrationEvaluator, predict_probabilities
@@ -85,17 +84,18 @@ class PostHocCalibration:
             fitted[name] = self._fit(name)
             seconds[name] = time.monotonic() - start
         start = time.monotonic()
-        cases = self._measure(fitted)
+        cases, groups = self._measure(fitted)
         shared = time.monotonic() - start
-        names = self.evaluator.class_names
-        before = summarise_run(cases[""], names)
+        evaluator = self.evaluator
+        before = evaluator.summarise(cases[""], groups)
         for name, calibrator in fitted.items():
             folder = self.folders[name]
-            save_sums(folder / "statistics.pt", cases[name], names)
+            path = folder / "statistics.pt"
+            save_sums(path, cases[name], evaluator.class_names, groups, evaluator.class_subsets)
             write_json(folder / "calibrator.json", calibrator.describe())
             metrics = {
                 "before": before,
-                "after": summarise_run(cases[name], names),
+                "after": evaluator.summarise(cases[name], groups),
                 "seconds": round(seconds[name] + shared, 1),
                 "peak_memory_mib": round(peak_memory_mib(), 1),
             }
@@ -141,23 +141,27 @@ class PostHocCalibration:
         part = (slice(None), slice(None), *(slice(a, a + n) for a, n in zip(first, box, strict=True)))
         return [tensor[part].clone() for tensor in tensors]
 
-    def _measure(self, fitted: Mapping[str, Calibrator]) -> dict[str, list[SegmentationStatistics]]:
-        """Return the sums of each case for every calibrator, and without any under the empty name."""
+    def _measure(
+        self, fitted: Mapping[str, Calibrator]
+    ) -> tuple[dict[str, list[SegmentationStatistics]], list[str | None]]:
+        """Return the sums of each case for every calibrator, those without any under the empty name, and the groups."""
         cases: dict[str, list[SegmentationStatistics]] = {name: [] for name in ("", *fitted)}
-        for image, label, probabilities in self._evaluated():
+        groups = []
+        for image, label, probabilities, group in self._evaluated():
+            groups.append(group)
             for name in cases:
                 calibrated = fitted[name](probabilities, image) if name else probabilities
                 statistics = self.evaluator.new_statistics()
                 statistics.update(calibrated, label)
                 cases[name].append(statistics)
-        return cases
+        return cases, groups
 
-    def _evaluated(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def _evaluated(self) -> Iterator[tuple[Tensor, Tensor, Tensor, str | None]]:
         for index in range(len(self.evaluator.val_data)):
             item = self.evaluator.val_data[index]
             image = self._image(item)
             label = plain(item["label"]).unsqueeze(0).long().to(image.device)
-            yield image, label, self._predict(image)
+            yield image, label, self._predict(image), item.get("group")
 
     def _image(self, item: Mapping[str, Any]) -> Tensor:
         return plain(item["image"]).unsqueeze(0).float().to(self.evaluator.state.device)

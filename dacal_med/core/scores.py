@@ -12,8 +12,9 @@ summaries, never 0 or 1.
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -71,6 +72,44 @@ def mean_dice(statistics: SegmentationStatistics) -> float:
 def mean_iou(statistics: SegmentationStatistics) -> float:
     """Return the mean IoU over the classes present, background left out; NaN if none is."""
     return _mean_present(iou(statistics), statistics.background)
+
+
+def subset_means(statistics: SegmentationStatistics, classes: Sequence[int]) -> dict[str, float]:
+    """Return the mean ``dice`` and ``miou`` over those of ``classes`` that are present, NaN if none is.
+
+    A class counts because it is named, so that the background may be among them.
+    """
+    chosen = torch.tensor(classes, dtype=torch.long, device=statistics.confusion.device)
+    return {
+        "dice": _mean_present(dice(statistics)[chosen], None),
+        "miou": _mean_present(iou(statistics)[chosen], None),
+    }
+
+
+def subset_classes(class_subsets: Mapping[str, Sequence[str]], class_names: Sequence[str]) -> dict[str, list[int]]:
+    """Return the class indices of each subset.
+
+    Args:
+        class_subsets: class names by the subset's name, e.g. ``{"large": ["one", "two"]}``.
+        class_names: names by class.
+
+    Raises:
+        ValueError: naming the subset, for one that is empty or no list, or that names an unknown class or one twice.
+    """
+    result = {}
+    for name, members in class_subsets.items():
+        if not name or isinstance(members, str) or not members:
+            raise ValueError(f"{name!r}: found {members!r}, wanted a name and a list of class names")
+        for member in members:
+            if member not in class_names:
+                close = difflib.get_close_matches(str(member), list(class_names), n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"the classes are {', '.join(class_names)}"
+                raise ValueError(f"{name!r}: found no class {member!r}; {hint}")
+        repeated = sorted({member for member in members if list(members).count(member) > 1})
+        if repeated:
+            raise ValueError(f"{name!r}: found {', '.join(repeated)} more than once, wanted each class once")
+        result[name] = [list(class_names).index(member) for member in members]
+    return result
 
 
 def reliability_table(
@@ -152,19 +191,25 @@ SCORES: dict[str, Callable[[SegmentationStatistics], float]] = {
 """The scores of a summary by name."""
 
 
-def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) -> dict[str, Any]:
+def summarise(
+    statistics: SegmentationStatistics,
+    class_names: Sequence[str],
+    class_subsets: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Return every score, pooled over voxels, ready for JSON.
 
     Args:
         statistics: the sums.
         class_names: names by class.
+        class_subsets: class names by subset, for further means.
 
     Returns:
         The scores of :data:`SCORES`, ``voxels``, and ``per_class`` with ``dice``, ``iou``, ``ece`` (one against rest),
-        ``nll`` and ``voxels`` by class name; ``None`` where a score does not exist.
+        ``nll`` and ``voxels`` by class name; with subsets also ``class_subsets``, the means of :func:`subset_means` by
+        name; ``None`` where a score does not exist.
 
     Raises:
-        ValueError: if the number of names is not the number of classes.
+        ValueError: if the number of names is not the number of classes, or as of :func:`subset_classes`.
     """
     if len(class_names) != statistics.num_classes:
         raise ValueError(f"class_names: found {len(class_names)}, wanted {statistics.num_classes}")
@@ -182,6 +227,11 @@ def summarise(statistics: SegmentationStatistics, class_names: Sequence[str]) ->
         }
         for k, name in enumerate(class_names)
     }
+    if class_subsets:
+        summary["class_subsets"] = {
+            name: {key: _or_none(value) for key, value in subset_means(statistics, classes).items()}
+            for name, classes in subset_classes(class_subsets, class_names).items()
+        }
     return summary
 
 
@@ -207,17 +257,53 @@ def summarise_cases(cases: Sequence[SegmentationStatistics]) -> dict[str, Any]:
     return {"per_case": result}
 
 
-def summarise_run(cases: Sequence[SegmentationStatistics], class_names: Sequence[str]) -> dict[str, Any]:
+def summarise_run(
+    cases: Sequence[SegmentationStatistics],
+    class_names: Sequence[str],
+    groups: Sequence[str | None] | None = None,
+    class_subsets: Mapping[str, Sequence[str]] | None = None,
+) -> dict[str, Any]:
     """Return everything known of an evaluation: :func:`summarise` of the sum of all cases, and the spread over cases.
 
     Args:
         cases: the sums of each case, at least one, on one device.
         class_names: names by class.
+        groups: the group of each case, ``None`` for cases in none.
+        class_subsets: class names by subset, for further means.
+
+    Returns:
+        Both mappings as one; where cases have groups also ``per_group`` with ``cases`` (how many) and :func:`summarise`
+        of their sum by group, in alphabetical order.
 
     Raises:
-        ValueError: if there is no case or the number of names is wrong.
+        ValueError: if there is no case, the number of names or groups is wrong, or as of :func:`subset_classes`.
     """
-    return {**summarise(pool(cases), class_names), **summarise_cases(cases)}
+    summary = {**summarise(pool(cases), class_names, class_subsets), **summarise_cases(cases)}
+    grouped = by_group(cases, [None] * len(cases) if groups is None else groups)
+    if grouped:
+        summary["per_group"] = {
+            name: {"cases": len(members), **summarise(pool(members), class_names, class_subsets)}
+            for name, members in grouped.items()
+        }
+    return summary
+
+
+def by_group(
+    cases: Sequence[SegmentationStatistics], groups: Sequence[str | None]
+) -> dict[str, list[SegmentationStatistics]]:
+    """Return the cases of each group, groups in alphabetical order, cases in theirs.
+
+    Args:
+        cases: the sums of each case.
+        groups: the group of each, ``None`` for cases in none.
+
+    Raises:
+        ValueError: if there is not one group for each case.
+    """
+    if len(groups) != len(cases):
+        raise ValueError(f"groups: found {len(groups)}, wanted {len(cases)}, one for each case")
+    names = sorted({group for group in groups if group is not None})
+    return {name: [case for case, group in zip(cases, groups, strict=True) if group == name] for name in names}
 
 
 def pool(cases: Sequence[SegmentationStatistics]) -> SegmentationStatistics:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm import tqdm
 
-from dacal_med.data.datalist import Datalist
+from dacal_med.data.datalist import FILE_NAME, Datalist
 from dacal_med.data.images import ImageHeader, read_header, read_image
 from dacal_med.errors import InputError
 
@@ -136,6 +136,23 @@ def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None
         strange = np.unique(array[~np.isin(array, list(names))])
         raise InputError(
             f"{path}: found the label value(s) {[float(value) for value in strange[:8]]}; wanted only {sorted(names)}."
+            f"{_hint(strange, datalist)}"
         )
     for value, number in found.items():
         counts[names[value]] += number
+
+
+def _hint(strange: np.ndarray, datalist: Datalist) -> str:
+    """Return what most likely happened where label files hold values that the datalist does not name, or nothing."""
+    path = datalist.root / FILE_NAME
+    if strange.size == 1 and strange[0] == 255:
+        return f' If such voxels are to be ignored, {path} must say so in \'labels\': {{"255": "ignore"}}.'
+    classes = len(datalist.label_values)
+    consecutive = datalist.label_values == tuple(range(classes))
+    if consecutive and all(value == int(value) and classes <= value <= 255 for value in strange):
+        return (
+            f" Does the file hold the data set's own ids, where {path} counts {classes} classes from 0? Cityscapes, "
+            "for one, has label ids up to 33 in *_labelIds.png and the 19 train ids in *_labelTrainIds.png. Name the "
+            "ids that are in the files, or give the converted files."
+        )
+    return ""

@@ -23,6 +23,7 @@ from dacal_med.data.images import is_picture, read_header, read_image
 from dacal_med.errors import InputError
 
 FILE_NAME = "datalist.json"
+GROUP = "group"
 IGNORE_NAMES = frozenset({"ignore", "void", "unlabeled", "unlabelled"})
 _REQUIRED_KEYS = ("labels", "source", "target_train")
 _KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
@@ -40,9 +41,11 @@ class Datalist:
         class_names: one name per network channel.
         label_values: the value in the label files for each channel.
         ignore_values: values in the label files that count for nothing.
-        source: labelled entries ``{"image", "label"}``.
-        target_train: entries ``{"image"}``; a label given in the file is dropped, so that nothing can learn from it.
-        target_val: labelled entries for evaluation alone; may be empty.
+        source: labelled entries ``{"image", "label"}``, with ``"group"`` where the file gives one.
+        target_train: entries ``{"image"}``, and ``"group"``; a label given in the file is dropped, so that nothing can
+            learn from it.
+        target_val: labelled entries for evaluation alone, as in ``source``; may be empty. Scores are also reported by
+            ``"group"``: the scanner, site or condition of an image.
         spacing: mm per spatial axis, or one number for all of them, or None where the file gives none.
         modality: ``{"source": ..., "target": ...}``, each "CT", "MR", "RGB" or any other name.
     """
@@ -207,7 +210,18 @@ def _entries(
             entry[part] = str(root / Path(name).expanduser())
             if not Path(entry[part]).exists():
                 absent.append(f"{entry[part]} ('{key}'[{number}], {part})")
+        if GROUP in item:
+            if not isinstance(item[GROUP], str) or not item[GROUP].strip():
+                raise InputError(f"{path}: '{key}'[{number}] has the group {item[GROUP]!r}; wanted a non-empty name.")
+            entry[GROUP] = item[GROUP].strip()
         entries.append(entry)
+    with_group = [number for number, entry in enumerate(entries) if GROUP in entry]
+    if with_group and len(with_group) < len(entries):
+        number = next(number for number in range(len(entries)) if number not in set(with_group))
+        raise InputError(
+            f"{path}: '{key}'[{number}] has no '{GROUP}', but '{key}'[{with_group[0]}] has one; wanted one for every "
+            f"image of '{key}', or for none."
+        )
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")

@@ -13,6 +13,7 @@ from dacal_med.engines.losses import dice_cross_entropy
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.objectives import ComplementaryTruth, MixedTarget, WeightedObjectives
 from dacal_med.engines.parameter_groups import parameter_groups
+from dacal_med.engines.resizing import ResizingInferer
 from dacal_med.engines.schedules import warmup_polynomial
 from dacal_med.engines.trainer import AdaptationTrainer
 
@@ -26,6 +27,7 @@ __all__ = [
     "MaskedConsistency",
     "MeanTeacher",
     "MixedTarget",
+    "ResizingInferer",
     "SourceOnly",
     "TemperatureLearner",
     "WeightedObjectives",

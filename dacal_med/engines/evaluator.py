@@ -15,10 +15,11 @@ from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from dacal_med.core.scores import pool, summarise_run
+from dacal_med.core.scores import pool, subset_classes, summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.engines.parallel import world_size
+from dacal_med.errors import InputError
 
 
 def predict_probabilities(inferer: Inferer, network: nn.Module, image: Tensor) -> Tensor:
@@ -48,22 +49,29 @@ class CalibrationEvaluator(Evaluator):
     """Measures segmentation and calibration of a network on labelled cases.
 
     After :meth:`run`, :attr:`pooled` holds the sums over all cases, :attr:`cases` the sums of each case in the order of
-    the data, and :attr:`scores` every score. In a distributed run each rank takes every ``world_size``-th case and the
-    integer and float64 sums are gathered, so that the scores are those of a single process.
+    the data, :attr:`groups` the group of each, and :attr:`scores` every score. In a distributed run each rank takes
+    every ``world_size``-th case and the integer and float64 sums are gathered, so that the scores are those of a single
+    process.
 
     ``engine.state.output`` of one case: ``image``, ``label``, ``probabilities`` (each ``(1, ., *spatial)``), ``index``.
 
     Args:
         device: where to predict.
-        val_data: cases, each a mapping with ``image`` ``(channels, *spatial)`` and ``label`` ``(1, *spatial)``.
+        val_data: cases, each a mapping with ``image`` ``(channels, *spatial)``, ``label`` ``(1, *spatial)`` and perhaps
+            ``group``, a name by which scores are also reported.
         network: maps images to logits; replaced freely between runs (e.g. by the current teacher).
         class_names: names by channel.
         inferer: how the network sees a whole image.
         ignore_index: label value that is not evaluated.
         background: class left out of mean Dice and IoU and of foreground scores; ``None`` where every class counts.
         boundary_width: half-width in voxels of the band of ``boundary_ece``.
+        class_subsets: class names by the name of a subset; Dice and IoU are also averaged over each.
         val_handlers: Ignite handlers.
         amp: mixed precision on CUDA.
+
+    Raises:
+        InputError: if a subset is empty or names a class that is none; while running, if what the network gives does
+            not fit the classes or the label.
     """
 
     def __init__(
@@ -76,6 +84,7 @@ class CalibrationEvaluator(Evaluator):
         ignore_index: int | None = 255,
         background: int | None = 0,
         boundary_width: int = 2,
+        class_subsets: Mapping[str, Sequence[str]] | None = None,
         val_handlers: Sequence[Any] | None = None,
         amp: bool = False,
     ) -> None:
@@ -86,7 +95,13 @@ class CalibrationEvaluator(Evaluator):
         self.ignore_index = ignore_index
         self.background = background
         self.boundary_width = boundary_width
+        self.class_subsets = {name: list(members) for name, members in (class_subsets or {}).items()}
+        try:
+            subset_classes(class_subsets or {}, self.class_names)
+        except ValueError as error:
+            raise InputError(f"class_subsets: {error}") from error
         self.cases: list[SegmentationStatistics] = []
+        self.groups: list[str | None] = []
         self.pooled = self.new_statistics()
         self.scores: dict[str, Any] = {}
         rank = dist.get_rank() if world_size() > 1 else 0
@@ -112,8 +127,12 @@ class CalibrationEvaluator(Evaluator):
             boundary_width=self.boundary_width,
         )
 
+    def summarise(self, cases: Sequence[SegmentationStatistics], groups: Sequence[str | None]) -> dict[str, Any]:
+        """Return every score of ``cases`` with their groups, over this evaluator's classes and subsets."""
+        return summarise_run(cases, self.class_names, groups, self.class_subsets)
+
     def _reset(self) -> None:
-        self.cases = []
+        self.cases, self.groups = [], []
         self.pooled = self.new_statistics()
         self.scores = {}
 
@@ -125,24 +144,44 @@ class CalibrationEvaluator(Evaluator):
         with torch.no_grad(), torch.autocast(self.state.device.type, enabled=self.amp):
             probabilities = predict_probabilities(self.inferer, self.network, image)
         self.network.train(training)
+        self._check(probabilities, label)
         statistics = self.new_statistics()
         statistics.update(probabilities, label)
         self.cases.append(statistics)
+        self.groups.append(batchdata.get("group"))
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         return {"image": image, "label": label, "probabilities": probabilities, "index": batchdata["index"]}
 
+    def _check(self, probabilities: Tensor, label: Tensor) -> None:
+        """Refuse what a wrong configuration gives, before sums are made of it."""
+        classes, channels = len(self.class_names), probabilities.shape[1]
+        if channels != classes:
+            raise InputError(
+                f"the network gives {channels} classes, but the data has {classes} ({', '.join(self.class_names)}); "
+                f"wanted one channel for each: is `num_classes` or the network that of another data set?"
+            )
+        if probabilities.shape[2:] != label.shape[2:]:
+            raise InputError(
+                f"found predictions of {tuple(probabilities.shape[2:])} for a label of {tuple(label.shape[2:])}, "
+                f"wanted the same size: let the image have the size of its label, and give `ResizingInferer` as "
+                f"inferer for a network that is to see it smaller"
+            )
+
     def _gather(self) -> None:
         if world_size() > 1:
-            shards: list[list[dict[str, Tensor]]] = [[] for _ in range(world_size())]
-            dist.all_gather_object(shards, [case.to(torch.device("cpu")).state_dict() for case in self.cases])
-            self.cases = []
+            shards: list[list[tuple[dict[str, Tensor], str | None]]] = [[] for _ in range(world_size())]
+            own = [case.to(torch.device("cpu")).state_dict() for case in self.cases]
+            dist.all_gather_object(shards, list(zip(own, self.groups, strict=True)))
+            self.cases, self.groups = [], []
             for index in range(len(self.val_data)):
+                state, group = shards[index % world_size()][index // world_size()]
                 case = self.new_statistics()
-                case.load_state_dict(shards[index % world_size()][index // world_size()])
+                case.load_state_dict(state)
                 self.cases.append(case)
+                self.groups.append(group)
         self.pooled = pool(self.cases)
-        self.scores = summarise_run(self.cases, self.class_names)
+        self.scores = self.summarise(self.cases, self.groups)
         self.state.metrics.update({k: v for k, v in self.scores.items() if isinstance(v, float)})
 
 

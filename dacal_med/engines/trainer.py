@@ -24,7 +24,7 @@ from dacal_med.engines.domains import DomainBatch, prepare_domains
 from dacal_med.engines.hosts import Host, LossTerm
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
-from dacal_med.engines.student import Loss, term_losses
+from dacal_med.engines.student import Loss, checked_logits, term_losses
 from dacal_med.engines.teacher import Teacher
 from dacal_med.errors import InputError
 
@@ -230,7 +230,8 @@ class AdaptationTrainer(Trainer):
         """Predict the target with the teacher, improve the labeller where that is due, and label."""
         mask = self.host.mask_generator(batch.source_labels)
         with torch.no_grad(), self._autocast():
-            logits = self.inferer(batch.target_image, self.teacher.network).float()
+            output = self.inferer(batch.target_image, self.teacher.network)
+            logits = checked_logits(output, batch.target_image, self.num_classes).float()
         with torch.no_grad():
             hard = self.hard_labeller(logits, batch.target_image)
         self.state.meta = {}

@@ -81,7 +81,20 @@ class AdaptationReport:
         self._since = time.monotonic()
 
     def attach(self, trainer: AdaptationTrainer) -> None:
-        """Register on ``trainer``."""
+        """Register on ``trainer``.
+
+        Raises:
+            InputError: if it trains another number of classes than are evaluated, or than the task has names.
+        """
+        names = {} if self.task is None else {"class_names": self.task.get("class_names")}
+        if self.evaluation is not None:
+            names["evaluator's class_names"] = self.evaluation.evaluator.class_names
+        for key, classes in names.items():
+            if classes is not None and len(classes) != trainer.num_classes:
+                raise InputError(
+                    f"num_classes: the trainer has {trainer.num_classes}, but {key} has {len(classes)} "
+                    f"({', '.join(classes)}); wanted one class for each name"
+                )
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED(every=self.scalar_interval), self._scalars)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._epoch)

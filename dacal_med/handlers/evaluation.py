@@ -65,6 +65,7 @@ class EvaluationReport:
             self.board.calibration(
                 step, self.tag, self.evaluator.pooled, self.evaluator.cases, self.evaluator.class_names
             )
+            self.board.parts(step, self.tag, self.evaluator.scores)
             for index, figure in self.panels.take():
                 self.board.panel(step, f"{self.tag}/case_{index}", figure)
         summary = self.temperatures.summary()
@@ -98,15 +99,20 @@ class EvaluationReport:
         return scores
 
     def write_cases(self, folder: Path) -> None:
-        """Write each case's sums (``statistics.pt``) and scores (``cases.csv``, a row each, empty if none exists)."""
+        """Write each case's sums (``statistics.pt``) and scores (``cases.csv``).
+
+        A row of ``cases.csv`` has the case's number, its group and its scores, each empty if there is none.
+        """
+        evaluator = self.evaluator
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", *SCORES])
-        for index, case in enumerate(self.evaluator.cases):
+        writer.writerow(["case", "group", *SCORES])
+        for index, (case, group) in enumerate(zip(evaluator.cases, evaluator.groups, strict=True)):
             values = [score(case) for score in SCORES.values()]
-            writer.writerow([index, *("" if v != v else f"{v:.6g}" for v in values)])
+            writer.writerow([index, group or "", *("" if v != v else f"{v:.6g}" for v in values)])
         write_bytes(folder / "cases.csv", text.getvalue().encode())
-        save_sums(folder / "statistics.pt", self.evaluator.cases, self.evaluator.class_names)
+        path = folder / "statistics.pt"
+        save_sums(path, evaluator.cases, evaluator.class_names, evaluator.groups, evaluator.class_subsets)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -5,24 +5,56 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
 from dacal_med.reporting.files import write_bytes
 
 
-def save_sums(path: str | Path, cases: Sequence[SegmentationStatistics], class_names: Sequence[str]) -> None:
+@dataclass(frozen=True)
+class Sums:
+    """The sums of an evaluation, and what is needed to make scores of them.
+
+    Attributes:
+        cases: in the order of the data.
+        class_names: names by class.
+        groups: the group of each case, ``None`` for cases in none.
+        class_subsets: class names by subset, for further means.
+    """
+
+    cases: list[SegmentationStatistics]
+    class_names: tuple[str, ...]
+    groups: list[str | None]
+    class_subsets: dict[str, list[str]] = field(default_factory=dict)
+
+    def summarise(self) -> dict[str, Any]:
+        """Return every score, as of :func:`dacal_med.core.scores.summarise_run`."""
+        return summarise_run(self.cases, self.class_names, self.groups, self.class_subsets)
+
+
+def save_sums(
+    path: str | Path,
+    cases: Sequence[SegmentationStatistics],
+    class_names: Sequence[str],
+    groups: Sequence[str | None] | None = None,
+    class_subsets: Mapping[str, Sequence[str]] | None = None,
+) -> None:
     """Write the sums of each case, whole or not at all.
 
     Args:
         path: the file, e.g. ``statistics.pt``.
         cases: in the order of the data, at least one, all with the same settings.
         class_names: names by class.
+        groups: the group of each case; ``None`` where no case has one.
+        class_subsets: class names by subset.
 
     Raises:
         InputError: if it cannot be written.
@@ -31,20 +63,19 @@ def save_sums(path: str | Path, cases: Sequence[SegmentationStatistics], class_n
         "class_names": list(class_names),
         "settings": cases[0].settings(),
         "cases": [{name: value.cpu() for name, value in case.state_dict().items()} for case in cases],
+        "groups": [None] * len(cases) if groups is None else list(groups),
+        "class_subsets": {name: list(members) for name, members in (class_subsets or {}).items()},
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
     write_bytes(path, buffer.getvalue())
 
 
-def load_sums(path: str | Path) -> tuple[list[SegmentationStatistics], tuple[str, ...]]:
+def load_sums(path: str | Path) -> Sums:
     """Read what :func:`save_sums` wrote, with ``weights_only=True``.
 
     Args:
-        path: the file.
-
-    Returns:
-        The sums of each case and the names of the classes.
+        path: the file; one without groups and subsets, as earlier versions wrote it, has none.
 
     Raises:
         InputError: if it is missing, unreadable or something else.
@@ -59,6 +90,7 @@ def load_sums(path: str | Path) -> tuple[list[SegmentationStatistics], tuple[str
             case = SegmentationStatistics(**content["settings"])
             case.load_state_dict(state)
             cases.append(case)
-        return cases, tuple(content["class_names"])
+        groups = list(content.get("groups", [None] * len(cases)))
+        return Sums(cases, tuple(content["class_names"]), groups, dict(content.get("class_subsets", {})))
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a file of statistics: {error}") from error

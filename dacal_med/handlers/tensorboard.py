@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
@@ -72,6 +73,23 @@ class TensorBoardCalibration:
         if tables:
             figure = reliability_histogram(tables, f"{tag}: foreground")
             self.panel(step, f"{tag}_reliability/dataset_histogram", figure)
+
+    def parts(self, step: int, tag: str, scores: Mapping[str, Any]) -> None:
+        """Write the scores of each group of cases and the means over each subset of classes.
+
+        Args:
+            step: iteration.
+            tag: prefix; tags are ``<tag>_by_group/<group>/<score>`` and ``<tag>_subset/<subset>/<mean>``.
+            scores: of :func:`dacal_med.core.scores.summarise_run`.
+        """
+        values = {
+            f"{tag}_by_group/{group}/{name}": summary[name]
+            for group, summary in scores.get("per_group", {}).items()
+            for name in SCORES
+        }
+        for subset, means in scores.get("class_subsets", {}).items():
+            values.update({f"{tag}_subset/{subset}/{name}": value for name, value in means.items()})
+        self.scalars(step, {name: value for name, value in values.items() if value is not None})
 
     def panel(self, step: int, tag: str, figure: Figure) -> None:
         """Write a figure as an image."""

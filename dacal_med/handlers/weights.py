@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import torch
@@ -48,6 +49,18 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         network.load_state_dict(state)
     except (RuntimeError, TypeError, AttributeError) as error:
         raise InputError(
-            f"{path} holds another network than this configuration's (other classes, channels or layers?): "
-            f"{str(error)[:300]}"
+            f"{path} holds another network than this configuration's (other classes, channels or layers?)"
+            f"{_trained_for(path)}: {str(error)[:300]}"
         ) from error
+
+
+def _trained_for(path: Path) -> str:
+    """Return which classes the file beside the weights says they were trained for, or nothing without such a file."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        return ""
+    try:
+        names = json.loads(beside.read_bytes())["class_names"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"; {beside} does not say for which classes ({type(error).__name__})"
+    return f"; {beside} says that it was trained for {len(names)} classes ({', '.join(map(str, names))})"

@@ -77,8 +77,8 @@ def test_calibrators_start_from_the_trained_network(compared):
 
 def test_the_oracle_s_folds_are_put_together_in_the_order_of_the_cases(compared):
     runs = compared / "runs"
-    merged, _ = load_sums(runs / "target_oracle" / "seed_0" / "statistics.pt")
-    others, _ = load_sums(runs / "hard" / "seed_0" / "statistics.pt")
+    merged = load_sums(runs / "target_oracle" / "seed_0" / "statistics.pt").cases
+    others = load_sums(runs / "hard" / "seed_0" / "statistics.pt").cases
     assert [c.voxel_count.sum(1).tolist()[0] for c in merged] == [c.voxel_count.sum(1).tolist()[0] for c in others]
     assert [c.confusion.sum(1).tolist() for c in merged] == [c.confusion.sum(1).tolist() for c in others]
 

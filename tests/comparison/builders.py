@@ -65,10 +65,11 @@ def write_run(
     after: dict[str, Any] | None = None,
     seconds: float = 60.0,
     memory: float | None = 100.0,
+    groups: Sequence[str | None] | None = None,
 ) -> None:
     """Write the result folder of one run; its scores are those of ``cases`` unless given."""
     place = run_folder(folder, method, seed)
-    save_sums(place / "statistics.pt", cases, CLASSES)
+    save_sums(place / "statistics.pt", cases, CLASSES, groups)
     content = {
         "before": None,
         "after": scores(cases) if after is None else after,

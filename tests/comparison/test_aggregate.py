@@ -14,6 +14,7 @@ from scipy import stats
 
 from dacal_med.comparison.aggregate import collect, paired_difference, pooled_tables, run_folder
 from dacal_med.comparison.methods import Method
+from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.errors import InputError
 from tests.comparison.builders import CLASSES, labels, probabilities, scores, sums, write_run
@@ -213,3 +214,17 @@ def test_equal_pairs_have_an_interval_of_width_zero():
     assert found == {"difference": 0.25, "low": 0.25, "high": 0.25, "relative": 0.25 / 0.375, "n": 2}
     assert paired_difference(np.array([1.0]), np.array([0.0]))["relative"] is None
     assert not math.isnan(paired_difference(np.array([1.0]), np.array([0.0]))["difference"])
+
+
+def test_groups_are_those_of_the_first_run_and_of_all(tmp_path):
+    cases = sums(3.0)
+    for seed in range(2):
+        after = summarise_run(cases, CLASSES, ["a", "b", "a"], {"organs": ["liver", "spleen"]})
+        write_run(tmp_path, "a", seed, cases, after, groups=["a", "b", "a"])
+    mean = collect(tmp_path, [A], [0, 1], {}, "a")["methods"]["a"]["mean"]
+    assert mean["per_group"]["a"]["cases"] == 2.0
+    assert mean["per_group"]["b"]["miou"] == pytest.approx(summarise_run(cases[1:2], CLASSES)["miou"])
+    assert mean["class_subsets"]["organs"]["dice"] == pytest.approx(after["dice"])
+    write_run(tmp_path, "a", 1, cases, groups=["a", "b", "b"])
+    with pytest.raises(InputError, match="found groups"):
+        collect(tmp_path, [A], [0, 1], {}, "a")

@@ -280,3 +280,29 @@ def test_the_temperature_map_is_shown_for_methods_that_learn_one(tmp_path):
     assert rows[1:] == ["| Ours | 1.30 ± 0.07 | 0.60 ± 0.14 | 0.030 ± 0.014 | 0.750 ± 0.071 | 0.600 ± 0.000 |"]
     without = comparison_markdown(compare(tmp_path / "b", {"host": values["host"]}, (HOST,)), "command", {})
     assert "## Temperature" not in without
+
+
+def test_groups_and_subsets_have_tables_where_there_are_any(tmp_path):
+    def grouped(fog, night, subset):
+        groups = {"fog": {"cases": 3, "dice": fog, "miou": None, "ece": 0.1, "nll": 1.0}}
+        groups["night"] = {"cases": 1, "dice": night, "miou": 0.25, "ece": 0.2, "nll": 2.0}
+        return {"dice": 0.5, "per_group": groups, "class_subsets": {"13 classes": {"dice": None, "miou": subset}}}
+
+    values = {
+        "host": [grouped(0.5, 0.1, 0.4), grouped(0.6, 0.3, 0.6)],
+        "ours": [grouped(0.7, 0.2, 0.5), grouped(0.7, 0.2, 0.5)],
+    }
+    text = comparison_markdown(compare(tmp_path, values, methods=(HOST, Method("ours", "Ours"))), "", {})
+    rows = rows_after(text, "## Groups")
+    assert rows[0] == ["method", "fog (3 cases)", "night (1 case)"]
+    assert rows[1] == ["Host", "0.550 ± 0.071", "0.200 ± 0.141"]
+    assert rows_after(text, "### mIoU")[2] == ["Ours", "—", "0.250 ± 0.000"]
+    assert rows_after(text, "### ECE ↓")[1] == ["Host", "0.1000 ± 0.0000", "0.2000 ± 0.0000"]
+    rows = rows_after(text, "## Subsets of classes")
+    assert rows[0] == ["method", "13 classes: Dice ↑", "13 classes: mIoU ↑"]
+    assert rows[1] == ["Host", "—", "0.500 ± 0.141"]
+
+
+def test_without_groups_there_are_no_tables_of_them(result):
+    text = comparison_markdown(result, "", {})
+    assert "## Groups" not in text and "## Subsets" not in text

@@ -61,10 +61,10 @@ def test_every_calibrator_is_fitted_measured_and_written(tmp_path, dims):
     assert fitted["ts_oracle"]["temperature"] == pytest.approx(3.0, rel=0.15)
     for name in CALIBRATORS:
         metrics = json.loads((tmp_path / name / "metrics.json").read_text())
-        cases, names = load_sums(tmp_path / name / "statistics.pt")
+        sums = load_sums(tmp_path / name / "statistics.pt")
         assert json.loads((tmp_path / name / "calibrator.json").read_text()) == fitted[name]
-        assert len(cases) == 3 and names == tuple(NAMES)
-        assert metrics["after"]["voxels"] == sum(int(case.voxel_count[0].sum()) for case in cases)
+        assert len(sums.cases) == 3 and sums.class_names == tuple(NAMES)
+        assert metrics["after"]["voxels"] == sum(int(case.voxel_count[0].sum()) for case in sums.cases)
         assert metrics["seconds"] >= 0 and metrics["peak_memory_mib"] > 0
         if name != "pseudocal":
             assert metrics["after"]["ece"] < 0.5 * metrics["before"]["ece"]

@@ -165,6 +165,34 @@ def pictures(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_label_ids_in_place_of_train_ids_have_a_hint(pictures: Path) -> None:
+    Image.fromarray(np.full((6, 9), 7, np.uint8)).save(pictures / "l.png")
+    message = r"l\.png: found the label value\(s\) \[7\.0\]; wanted only \[0, 1, 255\]\. Does the file hold .* own ids"
+    with pytest.raises(InputError, match=message):
+        check(pictures, 2, 3)
+
+
+def test_ignored_voxels_without_a_name_have_a_hint(pictures: Path) -> None:
+    content = json.loads((pictures / "datalist.json").read_text())
+    del content["labels"]["255"]
+    (pictures / "datalist.json").write_text(json.dumps(content))
+    Image.fromarray(np.full((6, 9), 255, np.uint8)).save(pictures / "l.png")
+    with pytest.raises(InputError, match=r'datalist\.json must say so in \'labels\': \{"255": "ignore"\}'):
+        check(pictures, 2, 3)
+
+
+def test_values_that_are_no_classes_have_no_hint(folder: Path) -> None:
+    volume(folder / "s_label.nii.gz", labels() * np.float32(0.5))
+    with pytest.raises(InputError, match=r"wanted only \[0, 1, 7\]\.$"):
+        check(folder)
+
+
+def test_a_picture_and_its_label_of_two_sizes(pictures: Path) -> None:
+    Image.fromarray(np.zeros((3, 5), np.uint8)).save(pictures / "l.png")
+    with pytest.raises(InputError, match=r"l\.png: found shape \(5, 3\); wanted \(9, 6\), that of .*s\.jpg"):
+        check(pictures, 2, 3)
+
+
 def test_colour_pictures(pictures: Path) -> None:
     check(pictures, 2, 3)
     with pytest.raises(InputError, match=r"s\.jpg: found 2 spatial axes.*wanted 3"):

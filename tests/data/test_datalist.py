@@ -65,6 +65,29 @@ def test_labels_of_target_train_are_dropped(tmp_path: Path, content: dict[str, A
     assert all(set(entry) == {"image"} for entry in load_datalist(write(tmp_path, content)).target_train)
 
 
+def test_groups_are_kept(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["target_val"][0]["group"] = " site a "
+    for entry, name in zip(content["target_train"], ("site a", "site b"), strict=True):
+        entry["group"] = name
+    datalist = load_datalist(write(tmp_path, content))
+    assert [entry["group"] for entry in datalist.target_val] == ["site a"]
+    assert [entry["group"] for entry in datalist.target_train] == ["site a", "site b"]
+    assert all("group" not in entry for entry in datalist.source)
+
+
+@pytest.mark.parametrize("group", ["", "  ", 3, None, ["a"]])
+def test_groups_that_are_no_names(tmp_path: Path, content: dict[str, Any], group: Any) -> None:
+    content["source"][1]["group"] = group
+    with pytest.raises(InputError, match=r"'source'\[1\] has the group .*; wanted a non-empty name"):
+        load_datalist(write(tmp_path, content))
+
+
+def test_a_group_for_every_image_or_none(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["source"][1]["group"] = "site a"
+    with pytest.raises(InputError, match=r"'source'\[0\] has no 'group', but 'source'\[1\] has one"):
+        load_datalist(write(tmp_path, content))
+
+
 @pytest.mark.parametrize("absent", ["missing", None, []])
 def test_target_val_may_be_absent(tmp_path: Path, content: dict[str, Any], absent: Any) -> None:
     if absent == "missing":

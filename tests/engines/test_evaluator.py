@@ -16,6 +16,7 @@ from dacal_med.core.scores import summarise
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.engines import CalibrationEvaluator
 from dacal_med.engines.evaluator import predict_probabilities
+from dacal_med.errors import InputError
 from tests.engines.builders import blobs, tiny_network
 
 NAMES = ["background", "one", "two"]
@@ -108,3 +109,77 @@ def test_driving_counts_every_class():
     assert evaluator.scores["miou"] == pytest.approx(sum(c["iou"] for c in per_class) / 3)
     assert not math.isnan(evaluator.scores["foreground_ece"])
     assert evaluator.scores["foreground_ece"] == evaluator.scores["ece"]
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_scores_by_group_are_those_of_the_group_s_cases_alone(dims):
+    data, network = blobs(5, dims, 1.0, 3), tiny_network(dims)
+    names = ["site b", "site a", "site b", "site a", "site b"]
+    evaluator = CalibrationEvaluator(
+        "cpu", [{**item, "group": name} for item, name in zip(data, names, strict=True)], network, NAMES
+    )
+    evaluator.run()
+    assert list(evaluator.scores["per_group"]) == ["site a", "site b"]
+    for name in ("site a", "site b"):
+        alone = CalibrationEvaluator("cpu", [d for d, n in zip(data, names, strict=True) if n == name], network, NAMES)
+        alone.run()
+        expected = {key: value for key, value in alone.scores.items() if key != "per_case"}
+        assert evaluator.scores["per_group"][name] == {"cases": names.count(name), **expected}
+    assert "per_group" not in alone.scores
+    assert evaluator.scores["voxels"] == sum(g["voxels"] for g in evaluator.scores["per_group"].values())
+
+
+def test_means_over_subsets_of_classes():
+    data = blobs(2, 2, 1.0, 3)
+    subsets = {"both": ["two", "one"], "one": ["one"], "with background": ["background", "two"]}
+    evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES, class_subsets=subsets)
+    evaluator.run()
+    scores, found = evaluator.scores, evaluator.scores["class_subsets"]
+    assert found["both"] == pytest.approx({"dice": scores["dice"], "miou": scores["miou"]})
+    for name, classes in subsets.items():
+        values = [scores["per_class"][c] for c in classes]
+        assert found[name]["miou"] == pytest.approx(sum(v["iou"] for v in values) / len(values))
+        assert found[name]["dice"] == pytest.approx(sum(v["dice"] for v in values) / len(values))
+
+
+def test_absent_classes_do_not_count_in_a_subset():
+    statistics = SegmentationStatistics(4)
+    probabilities = torch.zeros(1, 4, 2, 2)
+    probabilities[:, 1] = 1.0
+    statistics.update(probabilities, torch.tensor([[[[1, 1], [0, 1]]]]))
+    found = summarise(statistics, ["zero", "one", "two", "three"], {"some": ["one", "two"], "none": ["two", "three"]})
+    assert found["class_subsets"] == {
+        "some": {"dice": pytest.approx(6 / 7), "miou": 0.75},
+        "none": {"dice": None, "miou": None},
+    }
+
+
+@pytest.mark.parametrize(
+    ("subsets", "message"),
+    [
+        ({"some": ["one", "tow"]}, "class_subsets: 'some': found no class 'tow'; did you mean 'two'?"),
+        ({"some": ["xyz"]}, "class_subsets: 'some': found no class 'xyz'; the classes are background, one, two"),
+        ({"some": ["one", "one"]}, "class_subsets: 'some': found one more than once, wanted each class once"),
+        ({"some": []}, r"class_subsets: 'some': found \[\], wanted a name and a list of class names"),
+        ({"some": "one"}, "class_subsets: 'some': found 'one', wanted a name and a list of class names"),
+    ],
+)
+def test_subsets_that_are_none_are_refused(subsets, message):
+    with pytest.raises(InputError, match=message):
+        CalibrationEvaluator("cpu", blobs(1, 2, 1.0, 3), tiny_network(2), NAMES, class_subsets=subsets)
+
+
+def test_a_network_of_other_classes_is_named():
+    evaluator = CalibrationEvaluator("cpu", blobs(1, 2, 1.0, 3), tiny_network(2), [*NAMES, "three"])
+    with pytest.raises(
+        InputError, match=r"the network gives 3 classes, but the data has 4 \(background, one, two, three"
+    ):
+        evaluator.run()
+
+
+def test_predictions_of_another_size_than_the_label_are_named():
+    data = blobs(1, 2, 1.0, 3)
+    data[0]["image"] = data[0]["image"][:, ::2, ::2]
+    evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES)
+    with pytest.raises(InputError, match=r"predictions of \(8, 8\) for a label of \(16, 16\).*ResizingInferer"):
+        evaluator.run()

@@ -20,6 +20,12 @@ from dacal_med.handlers import AdaptationReport, EvaluationReport
 from tests.engines.builders import blobs, tiny_network, tiny_trainer, weights
 
 NAMES = ["background", "one", "two"]
+SUBSETS = {"one": ["one"]}
+
+
+def grouped(data):
+    """Cases in two groups, one of which spans both ranks."""
+    return [{**item, "group": group} for item, group in zip(data, "aba", strict=True)]
 
 
 def _worker(rank: int, port: int, folder: str) -> None:
@@ -54,7 +60,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
         result["adapted"] = weights(adapted)
         result["losses"] = torch.tensor(losses)
 
-        evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES)
+        evaluator = CalibrationEvaluator("cpu", grouped(data), tiny_network(2), NAMES, class_subsets=SUBSETS)
         evaluator.run()
         result["scores"] = evaluator.scores
         torch.save(result, f"{folder}/rank{rank}.pt")
@@ -99,9 +105,14 @@ def test_two_ranks_do_what_one_does_with_both_batches(results):
 
 def test_scores_do_not_depend_on_the_number_of_ranks(results):
     _, ranks = results
-    evaluator = CalibrationEvaluator("cpu", blobs(3, 2, -1.0, 9), tiny_network(2), NAMES)
+    data = grouped(blobs(3, 2, -1.0, 9))
+    evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES, class_subsets=SUBSETS)
     evaluator.run()
     for rank in ranks:
+        for group in "ab":
+            found, wanted = (scores["per_group"][group] for scores in (rank["scores"], evaluator.scores))
+            assert (found["cases"], found["dice"]) == (wanted["cases"], wanted["dice"])
+        assert rank["scores"]["class_subsets"] == evaluator.scores["class_subsets"]
         assert rank["scores"]["dice"] == evaluator.scores["dice"]
         assert rank["scores"]["ece"] == pytest.approx(evaluator.scores["ece"], abs=1e-12)
         assert rank["scores"]["per_case"] == evaluator.scores["per_case"]

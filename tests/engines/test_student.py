@@ -13,6 +13,8 @@ from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
 from dacal_med.engines import HRDA
 from dacal_med.engines.hosts import LossTerm
 from dacal_med.engines.student import term_losses
+from dacal_med.errors import InputError
+from tests.engines.builders import tiny_network, tiny_trainer
 
 
 def batch(dims=2):
@@ -42,3 +44,28 @@ def test_the_detail_takes_its_share_with_the_labels_of_its_window(dims):
     whole = soft_cross_entropy(fused, data.targets, data.weights)
     detail = soft_cross_entropy(network.network(data.image[where]), data.targets[where], data.weights[where])
     torch.testing.assert_close(found, 2.0 * (0.9 * whole + 0.1 * detail))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("warmup_epochs", [0, 1])
+def test_a_network_of_other_classes_is_named_before_its_first_step(dims, warmup_epochs):
+    """With warm-up the student meets the data first, without it the teacher."""
+
+    def four_classes(spatial_dims):
+        network = tiny_network(spatial_dims)
+        network.model.append((nn.Conv2d, nn.Conv3d)[spatial_dims - 2](3, 4, 1))
+        return network
+
+    trainer = tiny_trainer(dims, labeller="hard", make_network=four_classes, warmup_epochs=warmup_epochs)
+    before = [p.clone() for p in trainer.network.parameters()]
+    message = r"network_def: found \(2, 4, .*wanted logits \(2, 3, .*: it has 4 classes and the data has 3"
+    with pytest.raises(InputError, match=message):
+        trainer.run()
+    assert all(torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
+
+
+def test_a_network_whose_output_is_smaller_than_its_image_is_named():
+    with pytest.raises(
+        InputError, match=r"found \(2, 3, 4, 4\) for images \(2, 1, 8, 8\), wanted logits \(2, 3, 8, 8\)$"
+    ):
+        term_losses(nn.Conv2d(1, 3, 2, 2), SimpleInferer(), LossTerm("mix", batch(), 1.0), soft_cross_entropy)

@@ -22,9 +22,11 @@ from tests.engines.builders import blobs, tiny_trainer, weights
 NAMES = ["background", "one", "two"]
 
 
-def report_on(folder, trainer, dims=2, count=3, **options):
+def report_on(folder, trainer, dims=2, count=3, names=NAMES, groups=None, subsets=None, **options):
     data = blobs(count, dims, -1.0, 9)
-    evaluator = CalibrationEvaluator("cpu", data, trainer.network, NAMES)
+    if groups is not None:
+        data = [{**item, "group": group} for item, group in zip(data, groups, strict=True)]
+    evaluator = CalibrationEvaluator("cpu", data, trainer.network, names, class_subsets=subsets)
     report = AdaptationReport(EvaluationReport(evaluator, folder), folder, folder / "model.pt", **options)
     report.attach(trainer)
     return report
@@ -50,6 +52,7 @@ def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, dims
     with open(tmp_path / "cases.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["case"] for row in rows] == ["0", "1", "2"]
+    assert [row["group"] for row in rows] == ["", "", ""]
     mean = sum(float(row["ece"]) for row in rows) / 3
     assert mean == pytest.approx(metrics["after"]["per_case"]["ece"]["mean"], rel=1e-4)
     assert (tmp_path / "reliability.png").read_bytes()[:4] == b"\x89PNG"
@@ -109,6 +112,38 @@ def test_tensorboard_holds_losses_temperatures_scores_and_pictures(tmp_path):
     } <= images
     assert [event.step for event in events.Scalars("target_val/dice")] == [3, 6, 9]
     assert len(events.Scalars("train/loss")) == 9
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_groups_and_subsets_are_in_every_report(tmp_path, dims):
+    trainer = tiny_trainer(dims)
+    report_on(tmp_path, trainer, dims, groups=["fog", "night", "fog"], subsets={"one alone": ["one"]})
+    trainer.run()
+    after = json.loads((tmp_path / "metrics.json").read_text())["after"]
+    assert {name: group["cases"] for name, group in after["per_group"].items()} == {"fog": 2, "night": 1}
+    assert after["class_subsets"]["one alone"]["miou"] == after["per_class"]["one"]["iou"]
+    with open(tmp_path / "cases.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["group"] for row in rows] == ["fog", "night", "fog"]
+    # A group of one case scores as that case.
+    assert float(rows[1]["ece"]) == pytest.approx(after["per_group"]["night"]["ece"], rel=1e-4)
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    for tag, value in (
+        ("target_val_by_group/fog/dice", after["per_group"]["fog"]["dice"]),
+        ("target_val_by_group/night/ece", after["per_group"]["night"]["ece"]),
+        ("target_val_subset/one alone/miou", after["class_subsets"]["one alone"]["miou"]),
+    ):
+        assert events.Scalars(tag)[-1].value == pytest.approx(value, rel=1e-6)
+
+
+def test_other_classes_than_are_evaluated_are_refused_before_training(tmp_path):
+    trainer = tiny_trainer()
+    with pytest.raises(
+        InputError, match=r"num_classes: the trainer has 3, but evaluator's class_names has 4 \(background"
+    ):
+        report_on(tmp_path, trainer, names=[*NAMES, "three"])
+    with pytest.raises(InputError, match=r"num_classes: the trainer has 3, but class_names has 2 \(a, b\)"):
+        AdaptationReport(None, tmp_path, tmp_path / "m.pt", task={"class_names": ["a", "b"]}).attach(trainer)
 
 
 def test_deploys_the_student_if_asked(tmp_path):

@@ -24,10 +24,29 @@ def case(seed: int, **settings) -> SegmentationStatistics:
 def test_every_score_comes_back(tmp_path):
     cases = [case(seed, ignore_index=None, background=None, boundary_width=1) for seed in range(3)]
     save_sums(tmp_path / "statistics.pt", cases, ["a", "b", "c"])
-    loaded, names = load_sums(tmp_path / "statistics.pt")
-    assert names == ("a", "b", "c")
-    assert [c.settings() for c in loaded] == [c.settings() for c in cases]
-    assert summarise_run(loaded, names) == summarise_run(cases, names)
+    loaded = load_sums(tmp_path / "statistics.pt")
+    assert loaded.class_names == ("a", "b", "c")
+    assert loaded.groups == [None, None, None]
+    assert [c.settings() for c in loaded.cases] == [c.settings() for c in cases]
+    assert loaded.summarise() == summarise_run(cases, ["a", "b", "c"])
+
+
+def test_groups_and_subsets_come_back(tmp_path):
+    cases, names, subsets = [case(seed) for seed in range(3)], ["a", "b", "c"], {"two": ["a", "c"]}
+    save_sums(tmp_path / "statistics.pt", cases, names, ["y", None, "x"], subsets)
+    loaded = load_sums(tmp_path / "statistics.pt")
+    assert loaded.groups == ["y", None, "x"]
+    assert loaded.summarise() == summarise_run(cases, names, ["y", None, "x"], subsets)
+    assert list(loaded.summarise()["per_group"]) == ["x", "y"]
+
+
+def test_files_of_earlier_versions_have_no_groups(tmp_path):
+    save_sums(tmp_path / "statistics.pt", [case(0)], ["a", "b", "c"])
+    content = torch.load(tmp_path / "statistics.pt", weights_only=True)
+    del content["groups"], content["class_subsets"]
+    torch.save(content, tmp_path / "statistics.pt")
+    loaded = load_sums(tmp_path / "statistics.pt")
+    assert (loaded.groups, loaded.class_subsets) == ([None], {})
 
 
 def test_another_file_is_refused(tmp_path):

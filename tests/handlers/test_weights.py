@@ -35,6 +35,17 @@ def test_what_cannot_be_loaded_says_why(tmp_path):
         load_weights(nn.Linear(3, 2), tmp_path / "model.pt")
 
 
+def test_the_classes_of_weights_for_another_task_are_named(tmp_path):
+    save_weights(nn.Linear(3, 4), tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text('{"class_names": ["road", "sky", "car", "bus"]}')
+    message = r"other classes.*says that it was trained for 4 classes \(road, sky, car, bus\): .*size mismatch"
+    with pytest.raises(InputError, match=f"(?s){message}"):
+        load_weights(nn.Linear(3, 2), tmp_path / "model.pt")
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(InputError, match=r"model\.json does not say for which classes \(KeyError\)"):
+        load_weights(nn.Linear(3, 2), tmp_path / "model.pt")
+
+
 def test_a_pickled_object_is_not_executed(tmp_path):
     torch.save(nn.Linear(3, 2), tmp_path / "model.pt")
     with pytest.raises(InputError, match="not a readable weights file"):
