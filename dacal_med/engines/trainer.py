@@ -121,7 +121,7 @@ class AdaptationTrainer(Trainer):
         self.num_classes = num_classes
         self.host = host
         self.labeller = labeller
-        self.hard_labeller = HardLabels(threshold=labeller.threshold, weighting=labeller.weighting)
+        self.hard_labeller = HardLabels(**labeller.weight_options)
         self.meta = meta
         self.loss_function = loss_function
         self.truth_loss_function = loss_function if truth_loss_function is None else truth_loss_function
