@@ -9,9 +9,6 @@ the source, unlabelled ones as the target, and a few labelled target cases for e
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from dacal_med.data.datalist import FILE_NAME
+from dacal_med.data.generated import generate_once
 from dacal_med.data.phantom_kinds import KINDS, PhantomKind
 from dacal_med.errors import InputError
 
@@ -101,42 +99,9 @@ def ensure_phantom(
     parameters = _Parameters(
         _VERSION, int(seed), int(num_source), int(num_target_train), int(num_target_val), size, spacing, kind
     )
-    if _is_complete(place, parameters):
-        return str(place)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f".{place.name}.building-", dir=place.parent))
-    try:
-        _build(building, parameters)
-        building.chmod(0o755)  # mkdtemp's folder is private, a data set is not
-        try:
-            if place.is_dir():
-                place.rmdir()  # only an empty folder can be here, or another process has just finished
-            os.rename(building, place)
-        except OSError:
-            if not _is_complete(place, parameters):
-                raise
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return str(place)
-
-
-def _is_complete(place: Path, parameters: _Parameters) -> bool:
-    """Whether the data set is there; raises where something else is."""
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
-        return False
-    note = place / PARAMETERS_FILE
-    if not note.is_file() or not (place / FILE_NAME).is_file():
-        raise InputError(f"{place}: exists but holds no complete phantom; wanted an empty or absent folder.")
-    try:
-        found = json.loads(note.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{note}: not valid JSON ({error}); delete the folder to make the phantom again.") from error
-    wanted = parameters.as_json()
-    if found != wanted:
-        raise InputError(
-            f"{place}: holds a phantom made with {found}; wanted {wanted}. Choose another folder or delete this one."
-        )
-    return True
+    return generate_once(
+        place, parameters.as_json(), lambda folder: _build(folder, parameters), "phantom", PARAMETERS_FILE
+    )
 
 
 def _build(folder: Path, parameters: _Parameters) -> None:
@@ -149,7 +114,6 @@ def _build(folder: Path, parameters: _Parameters) -> None:
         labelled = index >= parameters.num_target_train
         case = _case(folder, kind, 1, index, parameters, labelled=labelled)
         lists["target_val" if labelled else "target_train"].append(case)
-    (folder / PARAMETERS_FILE).write_text(json.dumps(parameters.as_json(), indent=2) + "\n", encoding="utf-8")
     datalist: dict[str, Any] = {
         "name": kind.title,
         "labels": {str(value): name for value, name in kind.labels.items()},

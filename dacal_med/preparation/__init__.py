@@ -11,5 +11,6 @@ from __future__ import annotations
 from dacal_med.preparation.catalogue import RECIPES, find_recipe
 from dacal_med.preparation.preparing import prepare
 from dacal_med.preparation.recipe import Recipe, Request
+from dacal_med.preparation.streets.ensure import ensure_streets
 
-__all__ = ["RECIPES", "Recipe", "Request", "find_recipe", "prepare"]
+__all__ = ["RECIPES", "Recipe", "Request", "ensure_streets", "find_recipe", "prepare"]

@@ -56,8 +56,10 @@ class Case:
         part: where it goes.
         inputs: the owner's files that determine it, to know on a later run whether they changed; that of the image
             first, that of the label last.
-        image: a file to copy as it is (NIfTI), or a function that reads the image.
+        image: a file to copy as it is (NIfTI, or a picture with its own suffix), or a function that reads the image.
         label: a function that reads the owner's label values on the grid of the image; None in ``target_train``.
+        group: what the scores are reported by besides all cases together, such as the weather; None for nothing.
+        reference: a picture of the same place under other conditions, copied as it is; None for none.
     """
 
     name: str
@@ -66,6 +68,8 @@ class Case:
     inputs: tuple[Path, ...]
     image: Path | Callable[[], Pixels]
     label: Callable[[], Pixels] | None = None
+    group: str | None = None
+    reference: Path | None = None
 
     @property
     def domain(self) -> Literal["source", "target"]:
@@ -84,6 +88,7 @@ class Plan:
         split: one or two sentences: how the parts were made, and whose split it is.
         modality: of each domain, such as ``{"source": "CT", "target": "MR"}``; empty to let the datalist guess.
         notes: what a user of the data must know.
+        unit: what must not be in two parts, where it is not a patient.
     """
 
     title: str
@@ -92,6 +97,7 @@ class Plan:
     split: str
     modality: dict[str, str]
     notes: tuple[str, ...] = ()
+    unit: str = "patient"
 
 
 def check_plan(plan: Plan) -> None:
@@ -106,8 +112,8 @@ def check_plan(plan: Plan) -> None:
         earlier = parts.setdefault(case.patient, case.part)
         if earlier != case.part:
             raise InputError(
-                f"patient {case.patient}: found in both '{earlier}' and '{case.part}' (case {case.name}); "
-                "wanted every patient in one part."
+                f"{plan.unit} {case.patient}: found in both '{earlier}' and '{case.part}' (case {case.name}); "
+                f"wanted every {plan.unit} in one part."
             )
         if case.name in names:
             raise InputError(f"case {case.name}: found twice; wanted a name for every case.")

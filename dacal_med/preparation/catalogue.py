@@ -19,6 +19,7 @@ from dacal_med.preparation.sets import (
     mmwhs,
     mnms,
     saml,
+    streets,
     vessels,
 )
 
@@ -34,6 +35,7 @@ RECIPES: tuple[Recipe, ...] = (
     *vessels.RECIPES,
     *disc_cup.RECIPES,
     *cc359.RECIPES,
+    *streets.RECIPES,
 )
 
 

@@ -11,6 +11,7 @@ from dacal_med.preparation.recipe import Recipe, Request
 from dacal_med.preparation.writing import Written
 
 FILE_NAME = "dataset.md"
+_MOST_NAMES = 1000
 
 
 def counts_table(plan: Plan, written: Mapping[str, Written]) -> str:
@@ -21,7 +22,7 @@ def counts_table(plan: Plan, written: Mapping[str, Written]) -> str:
         written: by case name.
     """
     classes = list(plan.tables["source"].names.values())
-    rows = [("part", "cases", "patients", *classes)]
+    rows = [("part", "cases", f"{plan.unit}s", *classes)]
     for part in PARTS:
         cases = in_part(plan.cases, part)
         done = [written[case.name] for case in cases]
@@ -75,12 +76,15 @@ def document(recipe: Recipe, request: Request, plan: Plan, written: Mapping[str,
         lines += [f"In the {domain}:", "", _markdown(rows), ""]
     if plan.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in plan.notes), ""]
-    lines += ["## Patients", "", *(f"- `{part}`: {_patients(in_part(plan.cases, part))}" for part in PARTS), ""]
+    lines += [f"## {plan.unit.capitalize()}s", ""]
+    lines += [*(f"- `{part}`: {_patients(in_part(plan.cases, part))}" for part in PARTS), ""]
     return "\n".join(lines)
 
 
 def _patients(cases: Iterable[Case]) -> str:
-    return ", ".join(dict.fromkeys(case.patient for case in cases))
+    names = list(dict.fromkeys(case.patient for case in cases))
+    more = f" and {len(names) - _MOST_NAMES} more, as in datalist.json" if len(names) > _MOST_NAMES else ""
+    return ", ".join(names[:_MOST_NAMES]) + more
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:

@@ -103,6 +103,7 @@ def _datalist(plan: Plan, written: dict[str, Written]) -> dict[str, object]:
         rows = []
         for case in in_part(plan.cases, part):
             done = written[case.name]
-            rows.append({"image": done.image, **({"label": done.label} if done.label else {})})
+            row = {"image": done.image, "label": done.label, "group": case.group, "reference": done.reference}
+            rows.append({key: value for key, value in row.items() if value is not None})
         content[part] = rows
     return content

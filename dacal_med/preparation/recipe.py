@@ -89,6 +89,7 @@ class Recipe:
         labels: classes, in words.
         split: whose split it is, in words.
         choices: what the user may choose.
+        script: file in ``scripts/`` that is the same command; ``prepare_<name>.py`` unless given.
     """
 
     name: str
@@ -98,6 +99,10 @@ class Recipe:
     labels: str
     split: str
     choices: tuple[Choice, ...] = ()
+    script: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "script", self.script or f"prepare_{self.name}.py")
 
     def owners(self) -> tuple[Owner, ...]:
         """The data sets of all roles, each once."""

@@ -62,12 +62,11 @@ class Record:
             if not path.is_file() or path.stat().st_size != size:
                 return None
         written = line["written"]
-        return Written(written["image"], written["label"], written["voxels"], tuple(written["shape"]))
+        return Written(**{"reference": None, **written, "shape": tuple(written["shape"])})
 
     def add(self, case: Case, plan: Plan, written: Written) -> None:
         """Remember a converted case."""
-        names = [written.image, *([written.label] if written.label else [])]
-        outputs = {name: (self._out / name).stat().st_size for name in names}
+        outputs = {name: (self._out / name).stat().st_size for name in written.files()}
         self._append({"case": case.name, "key": _key(case, plan), "outputs": outputs, "written": asdict(written)})
 
     def prune(self, written: Iterable[Written]) -> None:
@@ -76,7 +75,7 @@ class Record:
         Args:
             written: every case of this run.
         """
-        current = {name for case in written for name in (case.image, case.label)}
+        current = {name for case in written for name in case.files()}
         for name in self._known - current:
             (self._out / name).unlink(missing_ok=True)
 

@@ -14,9 +14,10 @@ import numpy as np
 from PIL import Image
 
 from dacal_med.data.checking import check_geometry
-from dacal_med.data.images import ImageHeader, read_header
+from dacal_med.data.images import ImageHeader, is_picture, read_header
 from dacal_med.errors import InputError
 from dacal_med.preparation.cases import Case, Picture, Pixels, Plan, Volume
+from dacal_med.preparation.reading import read_picture
 from dacal_med.reporting.files import replacing
 
 
@@ -29,12 +30,18 @@ class Written:
         label: path of the label file; None without one.
         voxels: voxels per class name; empty without a label.
         shape: size of the image along each axis.
+        reference: path of the reference picture; None without one.
     """
 
     image: str
     label: str | None
     voxels: dict[str, int]
     shape: tuple[int, ...]
+    reference: str | None = None
+
+    def files(self) -> list[str]:
+        """Paths of all files of the case."""
+        return [name for name in (self.image, self.label, self.reference) if name is not None]
 
 
 def write_case(case: Case, plan: Plan, out: Path) -> Written:
@@ -50,8 +57,10 @@ def write_case(case: Case, plan: Plan, out: Path) -> Written:
             the disk is full.
     """
     image_path, header = _write_image(case, out)
+    name = image_path.relative_to(out).as_posix()
+    reference = _write_reference(case, out)
     if case.label is None:
-        return Written(image_path.relative_to(out).as_posix(), None, {}, header.spatial_shape)
+        return Written(name, None, {}, header.spatial_shape, reference)
     pixels = case.label()
     table = plan.tables[case.domain]
     where = case.inputs[-1]
@@ -61,27 +70,40 @@ def write_case(case: Case, plan: Plan, out: Path) -> Written:
     # Rounding apart, the affine of the image is that of the label: written the same, it stays the same.
     same = Volume(label, header.affine) if header.affine is not None else Picture(label)
     label_path = _write(same, out / case.domain / "labels" / case.name)
-    return Written(
-        image_path.relative_to(out).as_posix(),
-        label_path.relative_to(out).as_posix(),
-        table.count(label),
-        header.spatial_shape,
-    )
+    return Written(name, label_path.relative_to(out).as_posix(), table.count(label), header.spatial_shape, reference)
 
 
 def _write_image(case: Case, out: Path) -> tuple[Path, ImageHeader]:
     stem = out / case.domain / "images" / case.name
     if isinstance(case.image, Path):
-        suffix = ".nii.gz" if case.image.name.lower().endswith(".nii.gz") else ".nii"
         header = read_header(case.image)
-        path = stem.with_name(stem.name + suffix)
-        with replacing(path, suffix) as temporary:
-            shutil.copyfile(case.image, temporary)
-        return path, header
+        if is_picture(case.image):
+            # A header gives width and height, labels have rows and columns.
+            header = ImageHeader(header.spatial_shape[::-1], header.channels, None)
+            if header.channels not in (1, 3):  # with transparency, which no network takes
+                return _write(read_picture(case.image), stem), header
+        return _copy(case.image, stem), header
     pixels = case.image()
     path = _write(pixels, stem)
     affine = pixels.affine if isinstance(pixels, Volume) else None
     return path, ImageHeader(_shape(pixels.array, pixels), 1, affine)
+
+
+def _write_reference(case: Case, out: Path) -> str | None:
+    if case.reference is None:
+        return None
+    path = _copy(case.reference, out / case.domain / "references" / case.name)
+    return path.relative_to(out).as_posix()
+
+
+def _copy(file: Path, stem: Path) -> Path:
+    """Copy a file to a name with the same suffix."""
+    lower = file.name.lower()
+    suffix = ".nii.gz" if lower.endswith(".nii.gz") else Path(lower).suffix
+    path = stem.with_name(stem.name + suffix)
+    with replacing(path, suffix) as temporary:
+        shutil.copyfile(file, temporary)
+    return path
 
 
 def _shape(array: np.ndarray[Any, Any], pixels: Pixels) -> tuple[int, ...]:

@@ -297,14 +297,14 @@ def test_every_recipe_is_documented(recipe: Recipe, capsys: pytest.CaptureFixtur
     for choice in recipe.choices:
         assert choice.default in choice.values
     assert f"`{recipe.name}`" in (ROOT / "docs" / "data.md").read_text()
-    assert (ROOT / "scripts" / f"prepare_{recipe.name}.py").is_file()
+    assert (ROOT / "scripts" / recipe.script).is_file()
     assert main(["prepare", "--list"]) == 0
     assert f"{recipe.name}: {recipe.title}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=[recipe.name for recipe in RECIPES])
 def test_scripts_are_the_commands(recipe: Recipe, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    script = ROOT / "scripts" / f"prepare_{recipe.name}.py"
+    script = ROOT / "scripts" / recipe.script
     monkeypatch.setattr(sys, "argv", [str(script), "--help"])
     with pytest.raises(SystemExit) as stopped:
         runpy.run_path(str(script), run_name="__main__")
@@ -314,6 +314,11 @@ def test_scripts_are_the_commands(recipe: Recipe, capsys: pytest.CaptureFixture[
 
 def test_recipe_names_are_unique():
     assert len({recipe.name for recipe in RECIPES}) == len(RECIPES)
+
+
+def test_every_script_belongs_to_a_recipe():
+    scripts = sorted(path.name for path in (ROOT / "scripts").glob("prepare_*.py"))
+    assert scripts == sorted(recipe.script for recipe in RECIPES)
 
 
 def test_misspelt_recipes_are_refused():

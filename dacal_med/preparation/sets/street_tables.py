@@ -1,0 +1,239 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Labels of streets: tables from the owners' values to the train ids of Cityscapes, reading, and checks by sample."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from dacal_med.data.images import read_header
+from dacal_med.data.street_labels import IGNORED, STREET_LABELS, TRAIN_NAMES
+from dacal_med.errors import InputError
+from dacal_med.preparation.cases import Picture
+from dacal_med.preparation.labels import IGNORE, LabelTable
+from dacal_med.preparation.reading import read_mask
+
+# Ids and names of SYNTHIA-RAND-CITYSCAPES, and the class of Cityscapes that each becomes. Its images show no terrain,
+# truck or train.
+SYNTHIA_LABELS: tuple[tuple[int, str, str], ...] = (
+    (0, "void", IGNORE),
+    (1, "sky", "sky"),
+    (2, "building", "building"),
+    (3, "road", "road"),
+    (4, "sidewalk", "sidewalk"),
+    (5, "fence", "fence"),
+    (6, "vegetation", "vegetation"),
+    (7, "pole", "pole"),
+    (8, "car", "car"),
+    (9, "traffic sign", "traffic sign"),
+    (10, "pedestrian", "person"),
+    (11, "bicycle", "bicycle"),
+    (12, "motorcycle", "motorcycle"),
+    (13, "parking slot", IGNORE),
+    (14, "road work", IGNORE),
+    (15, "traffic light", "traffic light"),
+    (16, "terrain", "terrain"),
+    (17, "rider", "rider"),
+    (18, "truck", "truck"),
+    (19, "bus", "bus"),
+    (20, "train", "train"),
+    (21, "wall", "wall"),
+    (22, "lane marking", IGNORE),
+)
+SYNTHIA_16 = tuple(name for name in TRAIN_NAMES if name not in ("terrain", "truck", "train"))
+SYNTHIA_13 = tuple(name for name in SYNTHIA_16 if name not in ("wall", "fence", "pole"))
+_LARGEST_ID = STREET_LABELS[-1].id
+_GTA5_PLATE = 34  # license plates have an id of their own in GTA5
+_EXTRA_COLOURS = {(20, 20, 20): 4}  # "static" in the colours of GTA5, black in those of Cityscapes
+_UNKNOWN = 254
+_SAMPLE = 8
+
+
+def street_table(classes: Collection[str] = TRAIN_NAMES, *, plates: bool = False) -> LabelTable:
+    """The table from label ids of Cityscapes to train ids.
+
+    Args:
+        classes: the classes to keep; all others are ignored.
+        plates: whether 34 is the license plate, as in GTA5.
+    """
+    rows = [(label.id, label.name, *_kept(label.name, classes)) for label in STREET_LABELS]
+    if plates:
+        rows.append((_GTA5_PLATE, "license plate", IGNORED, IGNORE))
+    return LabelTable.of(*rows, first="road")
+
+
+def synthia_table(classes: Collection[str] = SYNTHIA_16) -> LabelTable:
+    """The table from SYNTHIA's ids to train ids of Cityscapes; classes not in ``classes`` are ignored."""
+    return LabelTable.of(*((found, name, *_kept(ours, classes)) for found, name, ours in SYNTHIA_LABELS), first="road")
+
+
+def _kept(name: str, classes: Collection[str]) -> tuple[int, str]:
+    return (TRAIN_NAMES.index(name), name) if name in classes and name in TRAIN_NAMES else (IGNORED, IGNORE)
+
+
+def colour_ids() -> dict[tuple[int, int, int], int]:
+    """Label id of every colour; where labels share one, the class that is learnt, or the first."""
+    found: dict[tuple[int, int, int], int] = {}
+    for label in sorted(STREET_LABELS, key=lambda label: label.train_id == IGNORED):
+        found.setdefault(label.colour, label.id)
+    return {**found, **_EXTRA_COLOURS}
+
+
+@cache
+def _colour_table() -> np.ndarray[Any, Any]:
+    """Label id of every packed colour, ``(2**24,)``."""
+    table = np.full(1 << 24, _UNKNOWN, dtype=np.uint8)
+    for (red, green, blue), value in colour_ids().items():
+        table[red << 16 | green << 8 | blue] = value
+    return table
+
+
+def read_label_ids(path: Path) -> Picture:
+    """Read label ids of Cityscapes, ACDC or Dark Zurich.
+
+    Raises:
+        InputError: unreadable, colours, or train ids.
+    """
+    picture = read_mask(path)
+    if picture.array.max(initial=0) == IGNORED:
+        raise InputError(
+            f"{path}: found the value 255, as in train ids; wanted label ids, 0 to {_LARGEST_ID}, as in the owner's "
+            "*_labelIds.png."
+        )
+    return picture
+
+
+def read_gta_labels(path: Path) -> Picture:
+    """Read labels of GTA5 as label ids: the owners' palette files, colour-coded copies of them, or plain ids.
+
+    Indices of a palette are taken as ids if the palette gives every learnt class its colour, as the owners' does;
+    otherwise colours decide. Colours do not tell pole groups from poles and license plates from cars.
+
+    Raises:
+        InputError: unreadable, a colour that no label has, or train ids.
+    """
+    try:
+        with Image.open(path) as file:
+            palette = (
+                np.asarray(file.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3) if file.mode == "P" else None
+            )
+            array = np.asarray(file if file.mode in ("P", "L") else file.convert("RGB"))
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise InputError(f"{path}: cannot be read as a picture ({error}); wanted a complete file.") from error
+    if palette is None and array.ndim == 2:
+        return read_label_ids(path)
+    if palette is None:
+        packed = array[..., 0].astype(np.int32) << 16 | array[..., 1].astype(np.int32) << 8 | array[..., 2]
+        ids = _colour_table()[packed]
+        if ids.max(initial=0) == _UNKNOWN:
+            raise _unknown_colours(path, array[ids == _UNKNOWN])
+        return Picture(ids)
+    used = np.flatnonzero(np.bincount(array.reshape(-1), minlength=256))
+    if used.size and used[-1] >= len(palette):
+        raise InputError(
+            f"{path}: found the index {used[-1]}; wanted indices of its palette of {len(palette)} colours."
+        )
+    colours = [tuple(int(value) for value in palette[index]) for index in used]
+    learnt = {label.id: label.colour for label in STREET_LABELS if label.train_id != IGNORED}
+    if used.max(initial=0) <= _GTA5_PLATE and all(
+        learnt.get(int(index), colour) == colour for index, colour in zip(used, colours, strict=True)
+    ):
+        return Picture(array)
+    table = np.full(256, _UNKNOWN, dtype=np.uint8)
+    known = colour_ids()
+    for index, colour in zip(used, colours, strict=True):
+        table[index] = known.get(colour, _UNKNOWN)
+    ids = table[array]
+    if ids.max(initial=0) == _UNKNOWN:
+        raise _unknown_colours(path, palette[array[ids == _UNKNOWN]])
+    return Picture(ids)
+
+
+def _unknown_colours(path: Path, found: np.ndarray[Any, Any]) -> InputError:
+    colours = [tuple(int(value) for value in colour) for colour in np.unique(found, axis=0)[:6]]
+    return InputError(
+        f"{path}: found the colour(s) {', '.join(map(str, colours))} in {len(found)} pixel(s); wanted only colours of "
+        "Cityscapes' labels, such as (128, 64, 128) for road."
+    )
+
+
+def read_synthia_labels(path: Path) -> Picture:
+    """Read the class ids from a label of SYNTHIA: a 16-bit PNG, class in the first channel, instance in the second.
+
+    Pillow would halve the 16 bits and lose every class, so SimpleITK reads them.
+
+    Raises:
+        InputError: SimpleITK is not installed, or the file is unreadable, not of 16 bits, or of one channel.
+    """
+    sitk = simple_itk()
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("PNGImageIO")
+    reader.SetFileName(str(path))
+    try:
+        reader.ReadImageInformation()
+        channels = reader.GetNumberOfComponents()
+        if reader.GetPixelID() not in (sitk.sitkVectorUInt16, sitk.sitkUInt16):
+            raise InputError(
+                f"{path}: found {sitk.GetPixelIDValueAsString(reader.GetPixelID())}; wanted the owner's 16-bit labels "
+                "of GT/LABELS, neither colours nor files saved again with 8 bits, which hold no classes."
+            )
+        if channels not in (2, 3):
+            raise InputError(f"{path}: found {channels} channel(s); wanted 2 or 3, the class in the first.")
+        array = sitk.GetArrayFromImage(reader.Execute())
+    except RuntimeError as error:
+        cause = str(error).strip().splitlines()[-1]
+        raise InputError(f"{path}: cannot be read as a PNG ({cause}); wanted a complete file.") from error
+    return Picture(np.ascontiguousarray(array.reshape(*array.shape[-3:-1], channels)[..., 0]))
+
+
+def simple_itk() -> Any:
+    """SimpleITK, which is installed with the extra "prepare".
+
+    Raises:
+        InputError: it is not installed.
+    """
+    try:
+        import SimpleITK
+    except ImportError as error:
+        raise InputError(
+            "SimpleITK is not installed; wanted for SYNTHIA's 16-bit labels: pip install 'dacal-med[prepare]'."
+        ) from error
+    return SimpleITK
+
+
+def check_sample(
+    pairs: Sequence[tuple[Path, Path]], read: Callable[[Path], Picture], table: LabelTable, what: str
+) -> None:
+    """Read a few labels of a data set before anything is written.
+
+    Args:
+        pairs: image and label of every case.
+        read: reads the owner's values.
+        table: that they must be in.
+        what: the data set, for the message.
+
+    Raises:
+        InputError: a label is unreadable, holds a value that is not in the table, or has another size than its image;
+            or all labels look like train ids where label ids are wanted.
+    """
+    step = max(1, len(pairs) // _SAMPLE)
+    largest = 0
+    for image, label in pairs[::step][:_SAMPLE]:
+        array = read(label).array
+        table.remap(array, label)
+        size = read_header(image).spatial_shape[::-1]
+        if array.shape != size:
+            raise InputError(f"{label}: found size {array.shape}; wanted {size}, that of {image}.")
+        largest = max(largest, int(array.max(initial=0)))
+    of_cityscapes = max(row.low for row in table.rows if row.value != IGNORED) == _LARGEST_ID
+    if pairs and of_cityscapes and largest < len(TRAIN_NAMES):
+        raise InputError(
+            f"{pairs[0][1].parent}: found no label value above {largest} in {min(len(pairs), _SAMPLE)} file(s) of "
+            f"{what}, as in train ids; wanted the owner's label ids, up to {_LARGEST_ID}."
+        )

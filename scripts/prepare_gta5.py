@@ -1,0 +1,12 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``python -m dacal_med prepare gta2cityscapes`` as a script."""
+
+from __future__ import annotations
+
+import sys
+
+from dacal_med.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main(["prepare", "gta2cityscapes", *sys.argv[1:]]))
