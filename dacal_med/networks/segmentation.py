@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,6 +16,7 @@ from dacal_med.networks.encoders import Encoder
 from dacal_med.networks.encoders import encoder as make_encoder
 from dacal_med.networks.heads import HEADS
 
+MIN_SIZE = 32  # below, the coarsest features would be less than one cell
 # What a DeepLab was published with; other heads take all stages as they are.
 _OUTPUT_STRIDES = {"deeplabv2": 8, "deeplabv3plus": 16}
 
@@ -39,7 +41,16 @@ class SegmentationNetwork(nn.Module):
 
         Args:
             image: ``(B, in_channels, rows, columns)``, the axes in either order, at least 32 each.
+
+        Raises:
+            InputError: for an image that is too small or has another number of axes.
         """
+        # A trace must not decide by the size of its example.
+        if not torch.jit.is_tracing() and (image.dim() != 4 or min(image.shape[2:]) < MIN_SIZE):
+            raise InputError(
+                f"{type(self).__name__}: found images of shape {tuple(image.shape)}, wanted (B, channels, rows, columns) "
+                f"with at least {MIN_SIZE} rows and columns: choose a larger `roi_size`, or scale images less"
+            )
         logits = self.head(self.encoder(image))
         return functional.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
 

@@ -135,6 +135,12 @@ def test_a_trace_serves_images_of_other_sizes(name, backbone, tmp_path):
     torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("shape", [(1, 3, 31, 64), (1, 3, 64, 64, 64)])
+def test_images_that_do_not_fit_are_named(shape):
+    with pytest.raises(InputError, match=r"wanted .*rows and columns"):
+        tiny().eval()(torch.rand(shape))
+
+
 def test_another_call_leaves_statistics_alone():
     network = tiny("deeplabv3plus", "resnet50").train()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}
