@@ -9,7 +9,18 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-_ROOMS = ("bundle", "core", "data", "engines", "errors", "handlers", "reporting", "transforms")
+_ROOMS = (
+    "bundle",
+    "core",
+    "data",
+    "engines",
+    "errors",
+    "handlers",
+    "networks",
+    "preparation",
+    "reporting",
+    "transforms",
+)
 
 
 def __getattr__(name: str) -> ModuleType:

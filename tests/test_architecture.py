@@ -24,6 +24,7 @@ RANKS = {
     "engines": 4,
     "preparation": 4,
     "handlers": 5,
+    "networks": 5,
     "bundle": 6,
     "comparison": 7,
     "site_report": 7,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from dacal_med.core.batch import in_parts
 from dacal_med.core.tensors import plain
+from dacal_med.errors import InputError
 
 WEIGHTINGS = ("quality", "confidence", "calibrated", "none")
 
@@ -63,23 +65,48 @@ class PseudoLabeller(nn.Module):
         weighting: ``"quality"``: every voxel weighs its sample's quality; ``"confidence"``: 1 above the threshold, else
             0; ``"calibrated"``: the confidence of the label at its temperature (hard labels: at 1), which estimates how
             likely the teacher's class is right; ``"none"``: 1.
+        ignore_top: so many rows at the top of what the teacher sees weigh 0, where pseudo-labels are not trusted
+            (DAFormer, arXiv 2111.14887). Rows run along the last axis: pictures are read column by column.
+        ignore_bottom: the same at the bottom. Quality counts all rows.
 
     Raises:
         ValueError: for a threshold out of range or an unknown weighting.
+        InputError: for a negative number of rows; when called, if no row is left.
     """
 
-    def __init__(self, threshold: float = 0.968, weighting: str = "quality") -> None:
+    def __init__(
+        self, threshold: float = 0.968, weighting: str = "quality", ignore_top: int = 0, ignore_bottom: int = 0
+    ) -> None:
         super().__init__()
         if not 0.0 <= threshold < 1.0:
             raise ValueError(f"threshold: found {threshold}, wanted a number in [0, 1)")
         if weighting not in WEIGHTINGS:
             raise ValueError(f"weighting: found {weighting!r}, wanted one of {list(WEIGHTINGS)}")
+        if ignore_top < 0 or ignore_bottom < 0:
+            raise InputError(
+                f"labeller: found ignore_top={ignore_top}, ignore_bottom={ignore_bottom}, wanted at least 0"
+            )
         self.threshold = threshold
         self.weighting = weighting
+        self.ignore_top = ignore_top
+        self.ignore_bottom = ignore_bottom
+
+    @property
+    def weight_options(self) -> dict[str, Any]:
+        """What decides the weights, as arguments of another labeller with the same ones."""
+        return {
+            "threshold": self.threshold,
+            "weighting": self.weighting,
+            "ignore_top": self.ignore_top,
+            "ignore_bottom": self.ignore_bottom,
+        }
 
     def extra_repr(self) -> str:
-        """Return the settings, for printing."""
-        return f"threshold={self.threshold}, weighting={self.weighting!r}"
+        """Return the settings, for printing; ignored rows only where there are any."""
+        text = f"threshold={self.threshold}, weighting={self.weighting!r}"
+        if self.ignore_top or self.ignore_bottom:
+            text += f", ignore_top={self.ignore_top}, ignore_bottom={self.ignore_bottom}"
+        return text
 
     def temperature(self, logits: Tensor, image: Tensor) -> Tensor:
         """Return the temperature ``(B, 1, *spatial)`` for teacher logits ``(B, C, *spatial)``."""
@@ -119,6 +146,16 @@ class PseudoLabeller(nn.Module):
             weights = (probabilities if labels is None else labels).amax(dim=1, keepdim=True)
         else:
             weights = torch.ones_like(logits[:, :1])
+        if self.ignore_top or self.ignore_bottom:
+            rows = logits.shape[-1]
+            if self.ignore_top + self.ignore_bottom >= rows:
+                raise InputError(
+                    f"labeller: found ignore_top={self.ignore_top}, ignore_bottom={self.ignore_bottom} for crops of "
+                    f"{rows} rows, wanted fewer than that together"
+                )
+            weights = weights.clone()
+            weights[..., : self.ignore_top] = 0.0
+            weights[..., rows - self.ignore_bottom :] = 0.0
         return weights, quality
 
 
@@ -142,15 +179,14 @@ class FixedTemperature(PseudoLabeller):
 
     Args:
         temperature: above 0; above 1 softens.
-        threshold: see :class:`PseudoLabeller`.
-        weighting: see :class:`PseudoLabeller`.
+        options: see :class:`PseudoLabeller`.
 
     Raises:
         ValueError: if the temperature is not positive.
     """
 
-    def __init__(self, temperature: float, threshold: float = 0.968, weighting: str = "quality") -> None:
-        super().__init__(threshold, weighting)
+    def __init__(self, temperature: float, **options: Any) -> None:
+        super().__init__(**options)
         if not temperature > 0.0:
             raise ValueError(f"temperature: found {temperature}, wanted a positive number")
         self.fixed = float(temperature)
@@ -169,12 +205,11 @@ class LearnedTemperature(PseudoLabeller):
 
     Args:
         network: maps ``(logits, image)`` to temperatures ``(B, 1, *spatial)``.
-        threshold: see :class:`PseudoLabeller`.
-        weighting: see :class:`PseudoLabeller`.
+        options: see :class:`PseudoLabeller`.
     """
 
-    def __init__(self, network: nn.Module, threshold: float = 0.968, weighting: str = "quality") -> None:
-        super().__init__(threshold, weighting)
+    def __init__(self, network: nn.Module, **options: Any) -> None:
+        super().__init__(**options)
         self.network = network
         # Where the log-temperature is pulled to; what trains the network keeps it here, with what is saved.
         self.log_prior: Tensor

@@ -12,6 +12,7 @@ from dacal_med.engines.labellers import make_labeller, make_temperature_learner
 from dacal_med.engines.losses import dice_cross_entropy
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.objectives import ComplementaryTruth, MixedTarget, WeightedObjectives
+from dacal_med.engines.parameter_groups import parameter_groups
 from dacal_med.engines.resizing import ResizingInferer
 from dacal_med.engines.schedules import warmup_polynomial
 from dacal_med.engines.trainer import AdaptationTrainer
@@ -34,6 +35,7 @@ __all__ = [
     "make_host",
     "make_labeller",
     "make_temperature_learner",
+    "parameter_groups",
     "soft_cross_entropy",
     "warmup_polynomial",
 ]

@@ -32,6 +32,8 @@ def make_labeller(
     fixed_temperature: float = 2.0,
     temperature_network: dict[str, Any] | None = None,
     device: torch.device | str = "cpu",
+    ignore_top: int = 0,
+    ignore_bottom: int = 0,
 ) -> PseudoLabeller:
     """Return the pseudo-labeller called ``name``.
 
@@ -46,11 +48,18 @@ def make_labeller(
         fixed_temperature: T of ``"fixed"``.
         temperature_network: options of :class:`MetaTemperatureNetwork` for ``"learned"``.
         device: where the labeller computes.
+        ignore_top: rows of pseudo-labels at the top of every crop that weigh 0, see :class:`PseudoLabeller`.
+        ignore_bottom: the same at the bottom.
 
     Raises:
-        InputError: for an unknown name.
+        InputError: for an unknown name or a negative number of rows.
     """
-    options: dict[str, Any] = {"threshold": threshold, "weighting": weighting}
+    options: dict[str, Any] = {
+        "threshold": threshold,
+        "weighting": weighting,
+        "ignore_top": ignore_top,
+        "ignore_bottom": ignore_bottom,
+    }
     labeller: PseudoLabeller
     if name == "hard":
         labeller = HardLabels(**options)

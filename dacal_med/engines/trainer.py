@@ -135,7 +135,7 @@ class AdaptationTrainer(Trainer):
         self.num_classes = num_classes
         self.host = host
         self.labeller = labeller
-        self.hard_labeller = HardLabels(threshold=labeller.threshold, weighting=labeller.weighting)
+        self.hard_labeller = HardLabels(**labeller.weight_options)
         self.meta = meta
         self.warmup_epochs = warmup_epochs
         self.settle_epochs = settle_epochs

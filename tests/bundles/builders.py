@@ -8,13 +8,27 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dacal_med.data import ensure_phantom
+from dacal_med.data.phantom_kinds import KINDS
+from dacal_med.data.street_labels import TRAIN_NAMES
+from dacal_med.preparation import ensure_streets
+from dacal_med.preparation.sets.street_tables import SYNTHIA_16
 from tests.conftest import ROOT
 
 NETWORK = {"network_def#channels": [4, 8], "network_def#strides": [2], "network_def#num_res_units": 1}
+
+
+# A Mix Transformer of a few thousand parameters, as options of the driving bundles' network.
+TINY_MIT = {
+    "hidden_sizes": [8, 8, 16, 16],
+    "depths": [1, 1, 1, 1],
+    "num_attention_heads": [1, 1, 2, 2],
+}
+STREET_NETWORK = {"network_def#encoder_options": TINY_MIT, "network_def#head_options": {"channels": 8}}
 
 
 @dataclass(frozen=True)
@@ -23,10 +37,15 @@ class Bundle:
 
     Attributes:
         name: its folder.
-        kind: of phantom.
+        kind: of phantom, or the task of generated streets.
         spatial_dims: axes of its images.
         in_channels: channels of its images.
         phantom: size of the small phantom.
+        network: overrides that make the network small.
+        roi: edge of the small crops.
+        streets: whether the data are streets and not a phantom.
+        classes: names by channel.
+        target: folder of the target's images in the generated data.
     """
 
     name: str
@@ -34,6 +53,26 @@ class Bundle:
     spatial_dims: int
     in_channels: int
     phantom: Mapping[str, Any]
+    network: Mapping[str, Any] = field(default_factory=lambda: NETWORK)
+    roi: int = 16
+    streets: bool = False
+
+    @property
+    def classes(self) -> list[str]:
+        if not self.streets:
+            return list(KINDS[self.kind].labels.values())
+        return list(SYNTHIA_16 if self.kind == "synthia2cityscapes" else TRAIN_NAMES)
+
+    @property
+    def target(self) -> str:
+        return "target" if self.streets else KINDS[self.kind].domains[1]
+
+    def make_data(self, folder: Path) -> str:
+        """Generate a few small cases."""
+        counts = {"num_source": 4, "num_target_train": 3, "num_target_val": 2}
+        if self.streets:
+            return ensure_streets(folder, task=self.kind, **counts, **self.phantom)
+        return ensure_phantom(folder, kind=self.kind, **counts, **self.phantom)
 
     @property
     def folder(self) -> Path:
@@ -46,7 +85,7 @@ class Bundle:
     @property
     def tiny(self) -> dict[str, Any]:
         """Overrides that make everything small."""
-        return {**NETWORK, "roi_size": [16] * self.spatial_dims}
+        return {**self.network, "roi_size": [self.roi] * self.spatial_dims}
 
     @property
     def quick(self) -> dict[str, Any]:
@@ -66,11 +105,16 @@ BUNDLES = {
         Bundle("dacal_brats", "brain_tumour", 3, 1, {"image_size": (24, 24, 20), "spacing_mm": 7.5}),
         Bundle("dacal_em", "mitochondria", 2, 1, {"image_size": (72, 64)}),
         Bundle("dacal_fundus", "disc_cup", 2, 3, {"image_size": (72, 64)}),
+        *(
+            Bundle(f"dacal_{task}", task, 2, 3, {"image_size": (48, 64)}, STREET_NETWORK, roi=32, streets=True)
+            for task in ("gta2cityscapes", "synthia2cityscapes", "cityscapes2acdc", "cityscapes2darkzurich")
+        ),
     )
 }
 FIRST = BUNDLES["dacal_ct2mr"]
 BUNDLE, CONFIGS, TINY, QUICK = FIRST.folder, FIRST.configs, FIRST.tiny, FIRST.quick
 # The same in every bundle, byte by byte.
+PUBLISHED = ("published.json", "published_hrda.json", "published_mic.json", "published_inference.json")
 SHARED = ("evaluate.json", "hard_labels.json", "source_only.json", "multi_gpu_train.json", "logging.conf")
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from dacal_med.data import ensure_phantom
 from tests.bundles.builders import BUNDLES, FIRST, Bundle, command, run
 from tests.conftest import ROOT
 
@@ -28,10 +27,7 @@ def phantom_of(tmp_path_factory) -> Callable[[Bundle], str]:
 
     @cache
     def make(name: str) -> str:
-        bundle = BUNDLES[name]
-        folder = tmp_path_factory.mktemp("data") / "phantom"
-        counts = {"num_source": 4, "num_target_train": 3, "num_target_val": 2}
-        return ensure_phantom(folder, kind=bundle.kind, **counts, **bundle.phantom)
+        return BUNDLES[name].make_data(tmp_path_factory.mktemp("data") / "phantom")
 
     return lambda bundle: make(bundle.name)
 

@@ -24,6 +24,7 @@ from dacal_med.core.pseudo_labels import (
     quality_weight,
 )
 from dacal_med.core.temperature import MetaTemperatureNetwork
+from dacal_med.errors import InputError
 
 SIZES = {2: (5, 6), 3: (3, 4, 5)}
 
@@ -353,3 +354,35 @@ def test_settings_are_printed():
     assert repr(HardLabels(0.9, "none")) == "HardLabels(threshold=0.9, weighting='none')"
     found = repr(FixedTemperature(2))
     assert found == "FixedTemperature(temperature=2.0, threshold=0.968, weighting='quality')"
+
+
+@pytest.mark.parametrize("dims", SIZES)
+@pytest.mark.parametrize("name", LABELLERS)
+@pytest.mark.parametrize("weighting", ["quality", "confidence", "none"])
+def test_ignored_rows_weigh_nothing_and_change_nothing_else(name, weighting, dims):
+    logits, image = 3 * torch.randn(2, 3, *SIZES[dims]), torch.zeros(2, 1, *SIZES[dims])
+    options = {"threshold": 0.6, "weighting": weighting}
+    plain, cut = (
+        LABELLERS[name](**options, **rows)(logits, image) for rows in ({}, {"ignore_top": 2, "ignore_bottom": 1})
+    )
+    wanted = plain.weights.clone()
+    wanted[..., :2] = 0.0
+    wanted[..., -1:] = 0.0
+    assert torch.equal(cut.weights, wanted)
+    assert torch.equal(cut.probabilities, plain.probabilities)
+    assert torch.equal(cut.quality, plain.quality)
+
+
+def test_another_labeller_has_the_same_weights():
+    labeller = SoftLabels(threshold=0.5, weighting="none", ignore_top=1)
+    logits = torch.randn(1, 3, 4, 4)
+    hard = HardLabels(**labeller.weight_options)
+    assert torch.equal(hard(logits, logits).weights, labeller(logits, logits).weights)
+    assert repr(labeller) == "SoftLabels(threshold=0.5, weighting='none', ignore_top=1, ignore_bottom=0)"
+
+
+def test_rows_that_are_not_there_are_named():
+    with pytest.raises(InputError, match="wanted at least 0"):
+        HardLabels(ignore_top=-1)
+    with pytest.raises(InputError, match="for crops of 4 rows"):
+        HardLabels(ignore_top=2, ignore_bottom=2)(torch.zeros(1, 2, 8, 4), torch.zeros(1, 1, 8, 4))

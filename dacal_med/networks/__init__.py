@@ -1,0 +1,11 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Segmentation networks of the driving benchmarks that MONAI does not have: Mix Transformer and DeepLab."""
+
+from __future__ import annotations
+
+from dacal_med.networks.encoders import ENCODERS, Encoder, encoder
+from dacal_med.networks.heads import HEADS
+from dacal_med.networks.segmentation import SegmentationNetwork, segmentation_network
+
+__all__ = ["ENCODERS", "HEADS", "Encoder", "SegmentationNetwork", "encoder", "segmentation_network"]
