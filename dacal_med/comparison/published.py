@@ -160,10 +160,14 @@ def _task(place: str, name: str, item: Any, sources: Mapping[str, Source]) -> Ta
     _check(place, "target_val", item["target_val"], _is_count(item["target_val"]), "a number of images")
     _check(place, "results", item["results"], isinstance(item["results"], list) and item["results"], "a list")
     results = [_result(f"{place}: result {n}", entry, sources) for n, entry in enumerate(item["results"])]
-    seen = [(r.method, r.metric, r.classes, r.over, r.split, r.status) for r in results]
+    # ECE is over pixels, whatever the classes: two of them would stand in one cell.
+    seen = [
+        (r.method, r.metric, *([] if r.metric == "ece" else [str(r.classes)]), r.over, r.split, r.status)
+        for r in results
+    ]
     for number in seen:
         if seen.count(number) > 1:
-            raise InputError(f"{place}: found {', '.join(map(str, number))} more than once, wanted each number once")
+            raise InputError(f"{place}: found {', '.join(number)} more than once, wanted each number once")
     return Task(name=name, **{**item, "results": tuple(results)})
 
 
@@ -173,6 +177,7 @@ def _result(place: str, item: Any, sources: Mapping[str, Source]) -> PublishedRe
         _check(place, key, item[key], _is_text(item[key]), "a text")
     for key, known in (("metric", METRICS), ("over", OVER), ("status", tuple(STATUSES)), ("source", tuple(sources))):
         _check(place, key, item[key], item[key] in known, f"one of {', '.join(known)}")
+    _check(place, "over", item["over"], item["metric"] != "ece" or item["over"] == "pixels", "pixels for ece")
     _check(place, "classes", item["classes"], _is_count(item["classes"]), "a number of classes")
     value = item["value"]
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -239,6 +239,9 @@ def _entries(
             entry[part] = str(root / Path(name).expanduser())
             if not Path(entry[part]).exists():
                 absent.append(f"{entry[part]} ('{key}'[{number}], {part})")
+        for name in item:
+            if GROUP not in item and difflib.get_close_matches(name, [GROUP], cutoff=0.8):
+                raise InputError(f"{path}: '{key}'[{number}] has the key '{name}'; did you mean '{GROUP}'?")
         if GROUP in item:
             if not isinstance(item[GROUP], str) or not item[GROUP].strip():
                 raise InputError(f"{path}: '{key}'[{number}] has the group {item[GROUP]!r}; wanted a non-empty name.")

@@ -102,6 +102,19 @@ def change(task=None, result=None, source=None, **top):
         ({"result": {"source": "hoyer"}}, "source: found 'hoyer', wanted one of daformer"),
         ({"result": {"over": "voxels"}}, "over: found 'voxels', wanted one of pixels, cases"),
         ({"result": {"classes": 19.0}}, "classes: found 19.0, wanted a number of classes"),
+        ({"result": {"metric": "ece", "over": "cases"}}, "over: found 'cases', wanted pixels for ece"),
+        (
+            {
+                "result": {
+                    "method": "DA-Cal",
+                    "metric": "ece",
+                    "classes": 3,
+                    "split": "unknown",
+                    "status": "third_party",
+                }
+            },
+            "found DA-Cal, ece, pixels, unknown, third_party more than once",
+        ),
         ({"result": {"where": ...}}, "result 1: found .*, wanted the keys method, metric"),
         ({"result": {"method": "HRDA", "value": 1.0}}, "found HRDA, miou, 19, pixels, val, published more than once"),
     ],

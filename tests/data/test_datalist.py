@@ -82,6 +82,13 @@ def test_groups_that_are_no_names(tmp_path: Path, content: dict[str, Any], group
         load_datalist(write(tmp_path, content))
 
 
+@pytest.mark.parametrize("key", ["gruop", "groups", "Group"])
+def test_a_group_under_another_key(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+    content["source"][0][key] = "site a"
+    with pytest.raises(InputError, match=rf"'source'\[0\] has the key '{key}'; did you mean 'group'\?"):
+        load_datalist(write(tmp_path, content))
+
+
 def test_a_group_for_every_image_or_none(tmp_path: Path, content: dict[str, Any]) -> None:
     content["source"][1]["group"] = "site a"
     with pytest.raises(InputError, match=r"'source'\[0\] has no 'group', but 'source'\[1\] has one"):
