@@ -154,11 +154,12 @@ def read_gta_labels(path: Path) -> Picture:
 
 
 def _is_id(index: int, colour: tuple[int, ...]) -> bool:
-    """Whether an index of a palette may be a label id: its colour must not be that of another label."""
+    """Whether an index of a palette may be a label id: a learnt class in its colour, or void in no learnt colour."""
     own = {label.id: label for label in STREET_LABELS}.get(index, _PLATE)
-    if index > _GTA5_PLATE or (own.train_id != IGNORED and colour != own.colour):
-        return False
-    return colour == own.colour or all(colour != label.colour for label in STREET_LABELS)
+    if colour == own.colour:
+        return index <= _GTA5_PLATE
+    learnt = [label.colour for label in STREET_LABELS if label.train_id != IGNORED]
+    return index <= _GTA5_PLATE and own.train_id == IGNORED and colour not in learnt
 
 
 def _unknown_colours(path: Path, found: np.ndarray[Any, Any]) -> InputError:
