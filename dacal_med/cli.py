@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from dacal_med.bundle import input_error_in
+from dacal_med.comparison import benchmark
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["prepare"]:
             return preparation.run(arguments[1:])
         options, rest = _parser().parse_known_args(arguments)
+        if options.command == "benchmark":
+            return _benchmark(options, _overrides(rest), typed_command(arguments))
         return _compare(options, _overrides(rest), typed_command(arguments))
     except KeyboardInterrupt:
         print("\ninterrupted: the same command continues", file=sys.stderr)
@@ -67,7 +70,24 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--no-share", action="store_true", help="warm up anew in every run instead of once for each seed"
     )
+    benchmark.add_arguments(
+        commands.add_parser(
+            "benchmark",
+            help="run a bundle's published protocol beside the published numbers",
+            description="Trains and evaluates methods x seeds of a bundle from prepared data, with the settings of its "
+            "configs/published.json where it has one, and writes benchmark.md: the results beside published numbers, "
+            "with their sources. The same command continues where it was interrupted. Every other --key value "
+            "overrides a key of the configuration in all runs.",
+            allow_abbrev=False,
+        )
+    )
     return parser
+
+
+def _benchmark(options: argparse.Namespace, overrides: list[tuple[str, str]], command: str) -> int:
+    text, failures = benchmark.run_command(options, overrides, command)
+    print(text, flush=True)
+    return _told(failures)
 
 
 def _compare(options: argparse.Namespace, overrides: list[tuple[str, str]], command: str) -> int:
@@ -82,6 +102,11 @@ def _compare(options: argparse.Namespace, overrides: list[tuple[str, str]], comm
     )
     failures = comparison.run(options.jobs, command)
     print((options.out / "comparison.md").read_text(encoding="utf-8"), flush=True)
+    return _told(failures)
+
+
+def _told(failures: Mapping[tuple[str, int], str]) -> int:
+    """Print why runs failed; returns the exit status."""
     for (method, seed), message in failures.items():
         print(f"dacal_med: {method}, seed {seed} failed: {message}", file=sys.stderr)
     return 1 if failures else 0

@@ -60,7 +60,8 @@ def collect(
         - ``methods``: by name ``title``, ``oracle``, ``base``, ``seeds`` (``{"0": S}``), ``mean`` and ``std`` (sample
           standard deviation, ``None`` for fewer than two) with the structure of ``S`` over the seeds in which a number
           exists, ``seconds`` and ``peak_memory_mib`` (each ``{"mean", "std"}``), ``failed`` (``{"1": message}``);
-        - ``seeds``, ``class_names``, ``cases`` (how many), ``reference`` (a name);
+        - ``seeds``, ``class_names``, ``background`` (the class that means leave out, ``None`` for none), ``cases`` (how
+          many), ``reference`` (a name);
         - ``paired``: by method and score of :data:`~dacal_med.core.scores.SCORES` ``difference`` (method minus
           reference, over the ``n`` seeds that both have), ``low`` and ``high`` (``None`` for ``n < 2``) and
           ``relative`` (the difference as a fraction of the reference's mean over those seeds);
@@ -94,6 +95,7 @@ def collect(
         "methods": entries,
         "seeds": list(seeds),
         "class_names": list(measured.class_names),
+        "background": measured.background,
         "cases": measured.number,
         "reference": reference,
         "paired": {},
@@ -219,6 +221,12 @@ class _Cases:
         self.groups: list[str | None] = []
         self.number = 0
         self._first: tuple[Path, list[SegmentationStatistics]] | None = None
+
+    @property
+    def background(self) -> str | None:
+        """The class that is not foreground, ``None`` where every class counts or nothing was added."""
+        index = None if self._first is None else self._first[1][0].background
+        return None if index is None else self.class_names[index]
 
     def add(self, method: str, seed: int, path: Path) -> None:
         """Read the statistics of a run.

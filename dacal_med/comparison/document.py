@@ -14,6 +14,7 @@ from dacal_med.core.scores import ReliabilityTable
 from dacal_med.handlers.evaluation import save_figure
 from dacal_med.reporting.files import write_bytes, write_json
 from dacal_med.reporting.tables import ABSENT
+from dacal_med.reporting.tables import markdown_table as _table
 
 NOTHING = "—"
 RELIABILITY, DICE_ECE = "reliability.png", "dice_ece.png"
@@ -355,9 +356,3 @@ def _mean_and_spread(mean: float | None, spread: float | None, digits: int, fact
 def _number(value: float | None, digits: int, sign: str = "") -> str:
     # Adding 0.0 turns -0.0, to which small negative values are rounded, into 0.0.
     return NOTHING if value is None else f"{round(value, digits) + 0.0:{sign}.{digits}f}"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, *rows)]
-    rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dacal_med.data.checking import check_data
+from dacal_med.data.class_counts import read_class_counts
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.data.phantom import ensure_phantom
@@ -21,4 +22,5 @@ __all__ = [
     "hold_out",
     "load_datalist",
     "oracle_fold",
+    "read_class_counts",
 ]

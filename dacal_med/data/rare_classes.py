@@ -41,7 +41,8 @@ class RareClassSampling:
         tries: how many further crops are drawn at most until one has enough; the last is taken as it is.
         classes: which classes are drawn, as indices or names; all that occur by default.
         class_names: names by class index.
-        counts: voxels of each class in each image, ``(len(data), num_classes)``.
+        counts: voxels of each class in each image, ``(len(data), num_classes)``, such as
+            :func:`dacal_med.data.read_class_counts` gives.
 
     Attributes:
         classes: indices of the classes that are drawn.

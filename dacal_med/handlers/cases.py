@@ -12,9 +12,12 @@ from matplotlib.figure import Figure
 from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.reporting.panels import central_slice, image_panel
 
+MAX_SIDE = 1024
+"""Pixels along the longer side of what is drawn: a panel shows fewer, and figures are kept until they are written."""
+
 
 class CasePanels:
-    """Draws the first ``count`` cases of an evaluation.
+    """Draws the first ``count`` cases of an evaluation, large ones at every second, third ... pixel.
 
     Args:
         evaluator: whose cases are drawn.
@@ -51,5 +54,7 @@ class CasePanels:
         if ignored is not None:
             volumes["error"] = volumes["error"] & (label != ignored)
         slices = central_slice({name: volume[0, 0].float().cpu() for name, volume in volumes.items()})
+        step = -(-max(slices["prediction"].shape) // MAX_SIDE)
+        slices = {name: part[::step, ::step].clone() for name, part in slices.items()}
         figure = image_panel(class_names=self.evaluator.class_names, **slices)  # type: ignore[arg-type]  # no title among them
         self._figures.append((int(output["index"]), figure))

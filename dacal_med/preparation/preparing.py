@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dacal_med.data.class_counts import write_class_counts
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.errors import InputError
 from dacal_med.preparation import document
@@ -68,6 +69,8 @@ def prepare(recipe: Recipe, request: Request, out: Path, *, progress: bool = Tru
         written[case.name] = done
     record.prune(written.values())
     write_bytes(out / document.FILE_NAME, document.document(recipe, request, plan, written).encode())
+    sources = [written[case.name] for case in in_part(plan.cases, "source")]
+    write_class_counts(out, {done.label: done.voxels for done in sources if done.label is not None})
     write_json(out / FILE_NAME, _datalist(plan, written))
     load_datalist(out)
     return Prepared(plan, written)

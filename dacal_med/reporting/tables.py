@@ -49,6 +49,13 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], class_names: Sequence[s
     return "\n".join([lines[0], rule, *lines[1:]])
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown: the first column to the left, the others to the right, vertical bars escaped."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in (header, *rows)]
+    rule = "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|"
+    return "\n".join([lines[0], rule, *lines[1:]])
+
+
 def _cells(values: Sequence[float | None]) -> list[str]:
     cells = [ABSENT if value is None else f"{value:.4f}" for value in values]
     if len(values) == 2:

@@ -161,6 +161,9 @@ def test_two_dimensional_data_in_a_bundle_for_volumes(refusal, shared_data):
         ({"warmup_epochs": 9}, "warmup_epochs: found 9, wanted 0 to max_epochs=2"),
         ({"meta_objective#source": "validation"}, "meta_objective#source: found 'validation'"),
         ({"held_out_share": 0.0}, "held_out_share"),
+        ({"num_classes": 9}, "num_classes: the trainer has 9, but class_names has"),
+        ({"network_def#out_channels": 9}, "it has 9 classes and the data has"),
+        ({"validate#evaluator#class_subsets": {"some": ["livre"]}}, "found no class 'livre'; did you mean 'liver'?"),
     ],
 )
 def test_wrong_settings(refusal, phantom, overrides, message):

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -100,6 +101,21 @@ def test_output_of_a_case_is_there_for_handlers():
     evaluator.run()
     assert [output["index"] for output in seen] == [0, 1, 2]
     assert all(output["probabilities"].shape == (1, 3, 16, 16) for output in seen)
+
+
+def test_nothing_of_an_image_stays_after_the_next_one():
+    """However many images: only the newest is held, and the sums of the others."""
+    evaluator = CalibrationEvaluator("cpu", blobs(5, 2, 1.0, 3), tiny_network(2), NAMES)
+    held: list[weakref.ref] = []
+    alive = []
+
+    def look(engine):
+        held.extend(weakref.ref(engine.state.output[name]) for name in ("image", "label", "probabilities"))
+        alive.append(sum(reference() is not None for reference in held))
+
+    evaluator.add_event_handler(Events.ITERATION_COMPLETED, look)
+    evaluator.run()
+    assert alive == [3] * 5
 
 
 def test_driving_counts_every_class():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from PIL import Image
 
 from dacal_med.data.datalist import Datalist, load_datalist
@@ -19,11 +20,11 @@ from dacal_med.preparation.sets.street_owners import CONDITIONS
 from dacal_med.preparation.sets.street_tables import SYNTHIA_13, SYNTHIA_16
 from dacal_med.preparation.streets import looks
 from dacal_med.preparation.streets.canvas import FAR, IDS
-from dacal_med.preparation.streets.layouts import TASKS
+from dacal_med.preparation.streets.layouts import TASKS, png_of_16_bits
 from dacal_med.preparation.streets.scene import Style, draw_street, labels_of
 from tests.preparation.builders import checked, hashes
 
-SMALL = {"image_size": (32, 64), "num_source": 4, "num_target_train": 4, "num_target_val": 4}
+SMALL = {"image_size": (24, 48), "num_source": 4, "num_target_train": 4, "num_target_val": 4}
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def test_it_is_a_complete_data_set(made: dict[str, Datalist], task: str):
     assert [len(part) for part in (datalist.source, datalist.target_train, datalist.target_val)] == [4, 4, 4]
     summary = checked(datalist, channels=3, dims=2)
     assert summary.images == 12 and summary.labels == 8
-    assert sum(summary.label_voxels.values()) == 8 * 32 * 64
+    assert sum(summary.label_voxels.values()) == 8 * 24 * 48
     for name in ("road", "sidewalk", "building", "vegetation", "car"):
         assert summary.label_voxels[name] > 0
 
@@ -73,6 +74,13 @@ def test_conditions_of_acdc_are_recorded(made: dict[str, Datalist]):
         assert all(entry["group"] in entry["image"] for entry in content[part])
         assert all((made["cityscapes2acdc"].root / entry["reference"]).is_file() for entry in content[part])
     assert not any("group" in entry or "reference" in entry for entry in content["source"])
+
+
+def test_few_images_of_acdc_show_few_conditions(tmp_path: Path):
+    few = {"image_size": (16, 32), "num_source": 1, "num_target_train": 2, "num_target_val": 1}
+    content = json.loads((Path(ensure_streets(tmp_path / "s", "cityscapes2acdc", **few)) / "datalist.json").read_text())
+    assert [entry["group"] for entry in content["target_train"]] == ["fog", "night"]
+    assert [entry["group"] for entry in content["target_val"]] == ["fog"]
 
 
 def test_the_same_parameters_give_the_same_files(tmp_path: Path):
@@ -151,7 +159,7 @@ def test_streets_are_laid_out_in_depth():
 def test_every_class_occurs_and_excluded_ones_do_not():
     seen = np.zeros(256, bool)
     excluded = Style(without=frozenset({"terrain", "truck", "train"}))
-    for seed in range(12):
+    for seed in range(8):
         seen[labels_of(draw_street((96, 192), Style(), np.random.default_rng(seed)), 2)] = True
         labels = draw_street((96, 192), excluded, np.random.default_rng(seed)).labels
         assert not np.isin(labels, [IDS[name] for name in excluded.without]).any()
@@ -171,6 +179,12 @@ def test_domains_look_different():
     assert colourful["CITYSCAPES"] < 0.7 * min(colourful["GTA5"], colourful["SYNTHIA"])
     far = np.broadcast_to((canvas.depth[1::2, 1::2] > 40)[..., None], shown["FOG"].shape)
     assert shown["FOG"][far].std() < 0.5 * shown["CITYSCAPES"][far].std()  # haze takes contrast away
+
+
+def test_synthetic_16_bit_labels_are_what_another_library_reads(tmp_path: Path):
+    array = np.random.default_rng(0).integers(0, 65536, (9, 7, 3)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(png_of_16_bits(array))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "a.png"))), array)
 
 
 def test_labels_of_gta5_have_the_colours_of_cityscapes(made: dict[str, Datalist]):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from dacal_med.data.images import read_header
 from dacal_med.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.recipe import Owner, Request
@@ -25,7 +26,7 @@ GTA5 = Owner(
 SYNTHIA = Owner(
     name="SYNTHIA-RAND-CITYSCAPES",
     url="https://synthia-dataset.net/",
-    licence="CC BY-NC-SA 3.0, as stated by the owners; see there",
+    licence="for non-commercial use (CC BY-NC-SA 3.0, not confirmed); see there",
     citation="Ros, Sellart, Materzynska, Vazquez and Lopez, The SYNTHIA Dataset, CVPR 2016, doi 10.1109/CVPR.2016.352",
 )
 CITYSCAPES = Owner(
@@ -50,6 +51,8 @@ DARK_ZURICH = Owner(
     "Semantic Nighttime Image Segmentation, ICCV 2019, doi 10.1109/ICCV.2019.00747",
 )
 GTA5_IMAGES, SYNTHIA_IMAGES = 24966, 9400
+# Public code of several groups leaves these out as invalid; they are left out where image and label differ in size.
+GTA5_UNFIT = frozenset({"15188", "17705"})
 CITYSCAPES_IMAGES = {"train": 2975, "val": 500}
 CONDITIONS = ("fog", "night", "rain", "snow")
 ACDC_IMAGES = {
@@ -88,6 +91,9 @@ def gta5(folder: Path, request: Request) -> list[Frame]:
     labels = folders.matching(root / "labels", r"(\d{5})\.png")
     folders.require_same(images, labels, root, "image")
     folders.require_count(len(images), GTA5_IMAGES, root, "image(s)", partial=request.partial)
+    for key in GTA5_UNFIT & images.keys():
+        if read_header(images[key]).spatial_shape != read_header(labels[key]).spatial_shape:
+            del images[key]
     return [Frame(f"gta5_{key}", f"gta5_{key}", images[key], labels[key]) for key in images]
 
 

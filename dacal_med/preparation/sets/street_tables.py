@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dacal_med.data.images import read_header
-from dacal_med.data.street_labels import IGNORED, STREET_LABELS, TRAIN_NAMES
+from dacal_med.data.street_labels import IGNORED, STREET_LABELS, TRAIN_NAMES, StreetLabel
 from dacal_med.errors import InputError
 from dacal_med.preparation.cases import Picture
 from dacal_med.preparation.labels import IGNORE, LabelTable
@@ -50,6 +50,7 @@ SYNTHIA_16 = tuple(name for name in TRAIN_NAMES if name not in ("terrain", "truc
 SYNTHIA_13 = tuple(name for name in SYNTHIA_16 if name not in ("wall", "fence", "pole"))
 _LARGEST_ID = STREET_LABELS[-1].id
 _GTA5_PLATE = 34  # license plates have an id of their own in GTA5
+_PLATE = StreetLabel(_GTA5_PLATE, "license plate", IGNORED, (0, 0, 142))
 _EXTRA_COLOURS = {(20, 20, 20): 4}  # "static" in the colours of GTA5, black in those of Cityscapes
 _UNKNOWN = 254
 _SAMPLE = 8
@@ -64,7 +65,7 @@ def street_table(classes: Collection[str] = TRAIN_NAMES, *, plates: bool = False
     """
     rows = [(label.id, label.name, *_kept(label.name, classes)) for label in STREET_LABELS]
     if plates:
-        rows.append((_GTA5_PLATE, "license plate", IGNORED, IGNORE))
+        rows.append((_PLATE.id, _PLATE.name, IGNORED, IGNORE))
     return LabelTable.of(*rows, first="road")
 
 
@@ -112,8 +113,8 @@ def read_label_ids(path: Path) -> Picture:
 def read_gta_labels(path: Path) -> Picture:
     """Read labels of GTA5 as label ids: the owners' palette files, colour-coded copies of them, or plain ids.
 
-    Indices of a palette are taken as ids if the palette gives every learnt class its colour, as the owners' does;
-    otherwise colours decide. Colours do not tell pole groups from poles and license plates from cars.
+    Indices of a palette are taken as ids unless the palette gives them colours of other labels; then colours decide.
+    Colours do not tell pole groups from poles and license plates from cars.
 
     Raises:
         InputError: unreadable, a colour that no label has, or train ids.
@@ -140,19 +141,25 @@ def read_gta_labels(path: Path) -> Picture:
             f"{path}: found the index {used[-1]}; wanted indices of its palette of {len(palette)} colours."
         )
     colours = [tuple(int(value) for value in palette[index]) for index in used]
-    learnt = {label.id: label.colour for label in STREET_LABELS if label.train_id != IGNORED}
-    if used.max(initial=0) <= _GTA5_PLATE and all(
-        learnt.get(int(index), colour) == colour for index, colour in zip(used, colours, strict=True)
-    ):
+    if all(_is_id(int(index), colour) for index, colour in zip(used, colours, strict=True)):
         return Picture(array)
     table = np.full(256, _UNKNOWN, dtype=np.uint8)
     known = colour_ids()
-    for index, colour in zip(used, colours, strict=True):
-        table[index] = known.get(colour, _UNKNOWN)
+    for index, (red, green, blue) in zip(used, colours, strict=True):
+        table[index] = known.get((red, green, blue), _UNKNOWN)
     ids = table[array]
     if ids.max(initial=0) == _UNKNOWN:
         raise _unknown_colours(path, palette[array[ids == _UNKNOWN]])
     return Picture(ids)
+
+
+def _is_id(index: int, colour: tuple[int, ...]) -> bool:
+    """Whether an index of a palette may be a label id: a learnt class in its colour, or void in no learnt colour."""
+    own = {label.id: label for label in STREET_LABELS}.get(index, _PLATE)
+    if colour == own.colour:
+        return index <= _GTA5_PLATE
+    learnt = [label.colour for label in STREET_LABELS if label.train_id != IGNORED]
+    return index <= _GTA5_PLATE and own.train_id == IGNORED and colour not in learnt
 
 
 def _unknown_colours(path: Path, found: np.ndarray[Any, Any]) -> InputError:
@@ -166,45 +173,36 @@ def _unknown_colours(path: Path, found: np.ndarray[Any, Any]) -> InputError:
 def read_synthia_labels(path: Path) -> Picture:
     """Read the class ids from a label of SYNTHIA: a 16-bit PNG, class in the first channel, instance in the second.
 
-    Pillow would halve the 16 bits and lose every class, so SimpleITK reads them.
+    Pillow keeps 8 of the 16 bits, by itself the upper ones, which hold no class; asked for the lower ones, it gives
+    all that is there.
 
     Raises:
-        InputError: SimpleITK is not installed, or the file is unreadable, not of 16 bits, or of one channel.
+        InputError: the file is unreadable, not of 16 bits, or of one channel.
     """
-    sitk = simple_itk()
-    reader = sitk.ImageFileReader()
-    reader.SetImageIO("PNGImageIO")
-    reader.SetFileName(str(path))
+    low, high = (_synthia_channel(path, part) for part in ("low", "high"))
+    return Picture(low.astype(np.uint16) | high.astype(np.uint16) << 8)
+
+
+def _synthia_channel(path: Path, part: Literal["low", "high"]) -> np.ndarray[Any, Any]:
+    """Read the lower or upper 8 bits of the first channel."""
     try:
-        reader.ReadImageInformation()
-        channels = reader.GetNumberOfComponents()
-        if reader.GetPixelID() not in (sitk.sitkVectorUInt16, sitk.sitkUInt16):
-            raise InputError(
-                f"{path}: found {sitk.GetPixelIDValueAsString(reader.GetPixelID())}; wanted the owner's 16-bit labels "
-                "of GT/LABELS, neither colours nor files saved again with 8 bits, which hold no classes."
-            )
-        if channels not in (2, 3):
-            raise InputError(f"{path}: found {channels} channel(s); wanted 2 or 3, the class in the first.")
-        array = sitk.GetArrayFromImage(reader.Execute())
-    except RuntimeError as error:
-        cause = str(error).strip().splitlines()[-1]
-        raise InputError(f"{path}: cannot be read as a PNG ({cause}); wanted a complete file.") from error
-    return Picture(np.ascontiguousarray(array.reshape(*array.shape[-3:-1], channels)[..., 0]))
-
-
-def simple_itk() -> Any:
-    """SimpleITK, which is installed with the extra "prepare".
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import SimpleITK
-    except ImportError as error:
-        raise InputError(
-            "SimpleITK is not installed; wanted for SYNTHIA's 16-bit labels: pip install 'dacal-med[prepare]'."
-        ) from error
-    return SimpleITK
+        with Image.open(path) as file:
+            codec, extents, offset, stored = file.tile[0]
+            if stored == "RGB;16B":
+                raw = "RGB;16L" if part == "low" else "RGB;16B"
+            elif stored == "LA;16B":
+                raw = "RGBA"  # four bytes a pixel, the two of the class first
+            else:
+                bits = "16-bit grey" if str(stored).startswith("I;16") else f"{file.mode} of at most 8 bits"
+                raise InputError(
+                    f"{path}: found {bits}; wanted the owner's 16-bit labels of GT/LABELS with 2 or 3 channels, "
+                    "neither colours nor files that were saved again, which hold no classes."
+                )
+            file.tile = [type(file.tile[0])(codec, extents, offset, raw)]
+            array = np.asarray(file)
+    except (OSError, SyntaxError, IndexError, UnidentifiedImageError) as error:
+        raise InputError(f"{path}: cannot be read as a PNG ({error}); wanted a complete file.") from error
+    return array[..., 1 if raw == "RGBA" and part == "low" else 0]
 
 
 def check_sample(

@@ -71,7 +71,7 @@ def ensure_streets(
 
     Raises:
         InputError: the folder holds something else, or streets made with other parameters; the task or a choice is
-            unknown; SimpleITK, which writes and reads SYNTHIA's labels, is not installed.
+            unknown.
         ValueError: a count is not positive or the size is too small.
     """
     if task not in TASKS:
@@ -84,7 +84,16 @@ def ensure_streets(
         )
     recipe = find_recipe(task)
     chosen = {choice.name: choices.get(choice.name, choice.default) for choice in recipe.choices}
-    parameters = _Parameters(_VERSION, task, (size[0], size[1]), *(int(n) for n in counts), int(seed), chosen | choices)
+    parameters = _Parameters(
+        _VERSION,
+        task,
+        (size[0], size[1]),
+        int(num_source),
+        int(num_target_train),
+        int(num_target_val),
+        int(seed),
+        chosen | choices,
+    )
 
     def build(place: Path) -> None:
         # The data set's folder must be empty to be prepared, so the raw files move in afterwards.

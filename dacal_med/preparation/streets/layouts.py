@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +15,7 @@ from PIL import Image
 
 from dacal_med.data.street_labels import IGNORED, STREET_LABELS
 from dacal_med.preparation.sets.street_owners import CONDITIONS, Split
-from dacal_med.preparation.sets.street_tables import SYNTHIA_LABELS, simple_itk
+from dacal_med.preparation.sets.street_tables import SYNTHIA_LABELS
 from dacal_med.preparation.streets import looks
 from dacal_med.preparation.streets.canvas import Array, Canvas
 from dacal_med.preparation.streets.scene import Style, draw_street, labels_of, marking_of
@@ -72,12 +74,7 @@ def write_gta5(renderer: Renderer, count: int) -> None:
 
 
 def write_synthia(renderer: Renderer, count: int) -> None:
-    """Write SYNTHIA-RAND-CITYSCAPES: labels of 16 bits, the class in the first of three channels.
-
-    Raises:
-        InputError: SimpleITK is not installed.
-    """
-    sitk = simple_itk()
+    """Write SYNTHIA-RAND-CITYSCAPES: labels of 16 bits, the class in the first of three channels."""
     ids = {ours: value for value, _, ours in SYNTHIA_LABELS if ours != "ignore"}
     table = np.zeros(IGNORED + 1, np.uint16)
     for label in STREET_LABELS:
@@ -90,7 +87,23 @@ def write_synthia(renderer: Renderer, count: int) -> None:
         path = renderer.root / "RAND_CITYSCAPES" / "GT" / "LABELS" / f"{number:07d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         channels = np.stack([classes, np.zeros_like(classes), np.zeros_like(classes)], axis=-1)
-        sitk.WriteImage(sitk.GetImageFromArray(channels, isVector=True), str(path))
+        path.write_bytes(png_of_16_bits(channels))
+
+
+def png_of_16_bits(array: Array) -> bytes:
+    """Encode ``(rows, columns, 3)`` uint16 as a PNG file, which Pillow cannot."""
+    rows, columns = array.shape[:2]
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    lines = array.astype(">u2").view(np.uint8).reshape(rows, -1)
+    unfiltered = np.pad(lines, ((0, 0), (1, 0))).tobytes()  # each line starts with the number of its filter, 0 for none
+    header = struct.pack(">IIBBBBB", columns, rows, 16, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(unfiltered)) + chunk(b"IEND", b"")
+    )
 
 
 def write_cityscapes(renderer: Renderer, split: Split, count: int, *, labelled: bool) -> None:
