@@ -10,8 +10,8 @@ hard labels and its one mix; "both mixes" adds DA-Cal's complementary mix, witho
 on both mixes with a meta-step in every 4th or in every iteration.
 
 Each row has a process of its own, rows are interleaved over rounds. Time: of a cycle of 4 iterations after 1 to warm
-up, divided by 4 and by the batch size; the median over rounds. Beside the wall clock stands the CPU time of all threads,
-which other work on the machine hardly changes: the ratio of times is that of CPU times. Memory: the process's peak
+up, divided by 4 and by the batch size; the median over rounds. Beside the wall clock stands the CPU time of all
+threads, which other work changes less: the ratio of times is that of CPU times. Memory: the process's peak
 resident memory (VmHWM), libraries, student, teacher and optimizer included. Linux only. Ratios are to the plain host.
 OMP_NUM_THREADS sets the threads.
 """

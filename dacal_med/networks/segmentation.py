@@ -48,8 +48,8 @@ class SegmentationNetwork(nn.Module):
         # A trace must not decide by the size of its example.
         if not torch.jit.is_tracing() and (image.dim() != 4 or min(image.shape[2:]) < MIN_SIZE):
             raise InputError(
-                f"{type(self).__name__}: found images of shape {tuple(image.shape)}, wanted (B, channels, rows, columns) "
-                f"with at least {MIN_SIZE} rows and columns: choose a larger `roi_size`, or scale images less"
+                f"{type(self).__name__}: found images of shape {tuple(image.shape)}, wanted (B, channels, rows, "
+                f"columns), at least {MIN_SIZE} rows and columns: choose a larger `roi_size`, or scale images less"
             )
         logits = self.head(self.encoder(image))
         return functional.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
