@@ -7,6 +7,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,7 +23,7 @@ from dacal_med.site_report.scans import Scan
 
 _DPI = 100
 # Text stays text, and the same figure is the same file.
-_SVG = {"svg.fonttype": "none", "svg.hashsalt": "site report", "font.family": "sans-serif"}
+_SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "site report", "font.family": "sans-serif"}
 
 
 def svg_uri(figure: Figure) -> str:
@@ -103,13 +104,13 @@ def slice_figure(scan: Scan, position: int, class_names: Sequence[str]) -> Figur
         position: along the last axis; -1 of a picture.
         class_names: names by class, all of them.
     """
-    parts = {"prediction": scan.segmentation, "confidence": scan.confidence}
+    parts: dict[str, Any] = {"prediction": scan.segmentation, "confidence": scan.confidence}
     if scan.image is not None:
         low, high = np.percentile(scan.image, [1, 99])
         parts["image"] = np.clip(scan.image, low, max(high, low + 1e-6))
     if scan.label is not None:
         parts["label"] = scan.label
-    flat = {
+    flat: dict[str, Any] = {
         name: _square(torch.from_numpy(np.ascontiguousarray(a if a.ndim == 2 else a[..., position])), scan.spacing)
         for name, a in parts.items()
     }
