@@ -67,6 +67,14 @@ GRID = (
     Point((96, 96), 2, 5, (8, 16, 32)),
     Point((160, 160), 2, 5, (8, 16, 32)),
 )
+# Where an 80 GB GPU may be of use; computed from the formula, not measured.
+EXTRAPOLATED = (
+    Point((96, 96, 96), 2, 14, (32, 64, 128, 256)),
+    Point((128, 128, 128), 2, 14, (32, 64, 128, 256)),
+    Point((160, 160, 160), 2, 14, (32, 64, 128, 256)),
+    Point((128, 128, 128), 8, 14, (32, 64, 128, 256)),
+    Point((512, 512), 16, 19, (32, 64, 128, 256, 512)),
+)
 
 
 def counts(network: nn.Module, size: Sequence[int]) -> tuple[float, float]:
@@ -150,6 +158,16 @@ def fit(terms: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return solve(everything), np.array(errors)
 
 
+def extrapolate(point: Point, coefficients: np.ndarray) -> tuple[float, float, float]:
+    """Return the formula's memory in MiB, 10^12 multiplications of one forward pass, and millions of parameters."""
+    network = unet(len(point.size), point.classes, point.channels)
+    activations, products = counts(network, [32] * len(point.size))
+    voxels = point.batch_size * math.prod(point.size)
+    parameters = sum(p.numel() for p in network.parameters())
+    memory = float(np.array([voxels * activations, voxels * point.classes, parameters]) @ coefficients)
+    return memory, voxels * products / 1e12, parameters / 1e6
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file with all numbers")
@@ -169,6 +187,16 @@ def main() -> None:
         print(
             f"| {size} | {point.batch_size} | {point.classes} | {channels} | {value['mib']:.0f} | {wrong:+.0%} | "
             f"{value['seconds']:.2f} | {late:+.0%} |"
+        )
+    print(
+        "\n| patch | batch | classes | channels | GiB | 10^12 products | 10^6 weights |\n|---|---|---|---|---|---|---|"
+    )
+    for point in EXTRAPOLATED:
+        mib, products, parameters = extrapolate(point, memory_fit)
+        size, channels = "x".join(map(str, point.size)), ", ".join(map(str, point.channels))
+        print(
+            f"| {size} | {point.batch_size} | {point.classes} | {channels} | {mib / 1024:.1f} | {products:.2f} | "
+            f"{parameters:.1f} |"
         )
     print("\nmemory:", memory_fit.tolist(), "time:", time_fit.tolist())
     if arguments.out is not None:

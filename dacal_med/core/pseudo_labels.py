@@ -36,9 +36,9 @@ class PseudoLabels:
 
     def in_parts(self, parts: int) -> list[PseudoLabels]:
         """Return ``parts`` batches of the same size, in order; see :func:`dacal_med.core.batch.in_parts`."""
-        tensors = [in_parts(tensor, parts) for tensor in (self.probabilities, self.weights, self.quality)]
+        probabilities, weights, quality = (in_parts(t, parts) for t in (self.probabilities, self.weights, self.quality))
         temperatures = [None] * parts if self.temperature is None else in_parts(self.temperature, parts)
-        return [PseudoLabels(*part, temperature) for *part, temperature in zip(*tensors, temperatures, strict=True)]
+        return [PseudoLabels(*part) for part in zip(probabilities, weights, quality, temperatures, strict=True)]
 
 
 def quality_weight(probabilities: Tensor, threshold: float) -> Tensor:
