@@ -12,7 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-import dacal_med
+from dacal_med import __version__
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.errors import InputError
 from dacal_med.export.card import model_card
@@ -113,7 +113,7 @@ class Export:
         )
         (folder / DOCS).mkdir()
         (folder / DOCS / "README.md").write_text(card, encoding="utf-8")
-        bill = bill_of_materials(deployed.metadata["name"], deployed.metadata["version"], dacal_med.__version__)
+        bill = bill_of_materials(deployed.metadata["name"], deployed.metadata["version"], __version__)
         write_json(folder / "sbom.cdx.json", bill)
         (folder / "requirements.txt").write_text(requirements(), encoding="utf-8")
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import dacal_med
+from dacal_med import __version__
 from dacal_med.errors import InputError
 from dacal_med.export.layout import CODE
 from dacal_med.site import checksums

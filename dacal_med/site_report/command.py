@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import dacal_med
+from dacal_med import __version__
 from dacal_med.errors import InputError
 from dacal_med.reporting.files import write_bytes
 from dacal_med.site_report.figures import png_uri, shown_slices, slice_figure
@@ -104,7 +104,7 @@ def _pictures(case: Prediction, scan: Scan, class_names: Sequence[str]) -> list[
 
 
 def _made() -> str:
-    return f"Report of {datetime.date.today().isoformat()}, dacal_med {dacal_med.__version__}."
+    return f"Report of {datetime.date.today().isoformat()}, dacal_med {__version__}."
 
 
 def _parser() -> argparse.ArgumentParser:

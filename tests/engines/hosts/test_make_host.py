@@ -78,7 +78,7 @@ def test_unknown_names_and_options_are_refused():
         InputError, match=r"host: found 'dcas', wanted one of \['dacs', 'daformer', 'mean_teacher', 'mic'"
     ):
         make_host("dcas")
-    with pytest.raises(InputError, match=r"host 'dacs' .*found \['complemnt'\], wanted any of \['complement'"):
+    with pytest.raises(InputError, match=r"host 'dacs' .*found \['complemnt'\], wanted any of \[.*'complement'"):
         make_host("dacs", complemnt="hard")
     with pytest.raises(InputError, match=r"host 'dacs' .*found \['complemnt'\]"):
         make_host("mic", complemnt="hard")
