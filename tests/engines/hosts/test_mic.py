@@ -47,7 +47,8 @@ def test_a_voxel_is_the_images_or_the_filling_by_blocks(size, block, seed):
     torch.manual_seed(seed)
     image = host.terms(batch, torch.zeros_like(batch.source_labels).bool(), pseudo, pseudo)[-1].batch.image
     torch.manual_seed(seed)
-    draws = torch.rand(2, 1, *[-(-n // block) for n in size])
+    grid = [-(-n // block) for n in size]
+    draws = torch.cat([torch.rand(1, 1, *grid, generator=g) for g in batch.generators("masked")])
     for place in torch.cartesian_prod(*[torch.arange(n) for n in size]):
         for sample in range(2):
             where = (sample, 0, *place.tolist())
