@@ -21,3 +21,10 @@ def plain(value: Any) -> Tensor:
 def at_least_single(tensor: Tensor) -> Tensor:
     """Return a tensor of reduced precision as float32, float32 and float64 as they are."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
+def seed_draws(seed: int) -> None:
+    """Seed the generators that layers draw from, as ``torch.manual_seed`` does, but without its traces."""
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dacal_med.core.precision import Precision
-from dacal_med.core.tensors import at_least_single
+from dacal_med.core.tensors import at_least_single, seed_draws
 from dacal_med.engines.hosts import LossTerm
 from dacal_med.engines.hrda import HasAuxiliaryOutputs, in_window
 from dacal_med.engines.parallel import any_rank
@@ -135,7 +135,7 @@ class StudentUpdate:
         sums = self._recorded(parts) if len(parts) > 1 else {}
         losses: dict[str, float] = {}
         for part in parts:
-            torch.manual_seed(part.seed)
+            seed_draws(part.seed)
             for index, term in enumerate(part.terms()):
                 with sums[index].replaying() if index in sums else nullcontext():
                     values = self._losses(term, part.seed + index)
@@ -178,7 +178,7 @@ class StudentUpdate:
         return "taken" if fits else "overflow" if scale > 1.0 else "not_finite"
 
     def _losses(self, term: LossTerm, seed: int) -> dict[str, Tensor]:
-        torch.manual_seed(seed)
+        seed_draws(seed)
         function = self.truth_loss_function if term.truth else self.loss_function
         with self.precision.autocast(term.batch.image.device):
             return term_losses(self.network, self.inferer, term, function)
@@ -189,7 +189,7 @@ class StudentUpdate:
         sums: dict[int, MicroBatches] = {}
         with _unmoved_buffers(self.network):
             for part in parts:
-                torch.manual_seed(part.seed)
+                seed_draws(part.seed)
                 for index, term in enumerate(part.terms()):
                     function = self.truth_loss_function if term.truth else self.loss_function
                     if needs_sums(function) or needs_sums(term.extra):

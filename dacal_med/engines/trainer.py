@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from dacal_med.core.batch import in_parts, soft_cross_entropy
 from dacal_med.core.precision import Precision
 from dacal_med.core.pseudo_labels import HardLabels, PseudoLabeller, PseudoLabels
-from dacal_med.core.tensors import at_least_single
+from dacal_med.core.tensors import at_least_single, seed_draws
 from dacal_med.data.paired import PairedLoader
 from dacal_med.engines.domains import DomainBatch, prepare_domains, sample_seeds
 from dacal_med.engines.hosts import Host, LossTerm
@@ -260,7 +260,7 @@ class AdaptationTrainer(Trainer):
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, float]:
         first = self._loader.rank * self._loader.batch_size
         seeds = sample_seeds(self.seed, self.state.iteration, range(first, first + self._loader.batch_size))
-        torch.manual_seed(seeds[0])
+        seed_draws(seeds[0])
         batch = prepare_domains(
             batchdata, self.state.device, self.num_classes, self.ignore_index, self.non_blocking, seeds
         )
