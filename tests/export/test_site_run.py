@@ -1,0 +1,29 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What `export` writes is what the site's code runs, for every bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from dacal_med.data.phantom_kinds import KINDS
+from tests.bundles.builders import Bundle
+from tests.site.builders import inference
+
+
+def test_an_export_segments_images_of_its_task(
+    tmp_path: Path, bundle: Bundle, site_of: Callable[[str], Path], run_of: Callable[[str], Path]
+):
+    folder = site_of(bundle.name)
+    data = run_of(bundle.name).parent / "data"
+    entry = json.loads((data / "datalist.json").read_text())["target_val"][0]
+    (case,) = inference(folder, data / entry["image"], tmp_path / "out").run()["cases"]
+    assert case["status"] == "ok", case["error"]
+    names = list(KINDS[bundle.kind].labels.values())
+    assert list(case["trust"]["classes"]) == names[1:]
+    assert case["trust"]["out_of_distribution"]["assessed"]
+    assert case["model"]["name"] == json.loads((folder / "configs" / "metadata.json").read_text())["name"]
+    for kind in ("segmentation", "confidence"):
+        assert (tmp_path / "out" / case["outputs"][kind]).stat().st_size > 0
