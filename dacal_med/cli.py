@@ -13,6 +13,7 @@ from dacal_med.bundle import input_error_in
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
+from dacal_med.export import command as export
 from dacal_med.export import trust_command
 from dacal_med.preparation import command as preparation
 from dacal_med.site_report import command as site_report
@@ -37,6 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments[:1] == ["trust-reference"]:
             trust, rest = trust_command.parser().parse_known_args(arguments[1:])
             return trust_command.run(trust, _overrides(rest))
+        if arguments[:1] == ["export"]:
+            options, rest = export.export_parser().parse_known_args(arguments[1:])
+            return export.run_export(options, _overrides(rest))
+        if arguments[:1] == ["calibrate"]:
+            return export.run_calibrate(export.calibrate_parser().parse_args(arguments[1:]))
         options, rest = _parser().parse_known_args(arguments)
         return _compare(options, _overrides(rest), typed_command(arguments))
     except KeyboardInterrupt:
@@ -55,6 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dacal_med", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("prepare", help="make a data set from public data as downloaded", add_help=False)
+    commands.add_parser("export", help="make a folder for a clinical site from a trained bundle", add_help=False)
+    commands.add_parser("calibrate", help="refit an export's confidence on a site's labelled cases", add_help=False)
     commands.add_parser("report", help="a site's predictions as one HTML file", add_help=False)
     commands.add_parser("trust-reference", help="what is usual for a trained model, for its site", add_help=False)
     compare = commands.add_parser(

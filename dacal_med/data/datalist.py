@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -26,6 +26,7 @@ FILE_NAME = "datalist.json"
 IGNORE_NAMES = frozenset({"ignore", "void", "unlabeled", "unlabelled"})
 _REQUIRED_KEYS = ("labels", "source", "target_train")
 _KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
+_OF_CASES = ("labels", "cases")
 _CT_BELOW = -200.0  # only Hounsfield units reach this far below zero: air and lung
 _SAMPLED_IMAGES = 3
 
@@ -137,9 +138,37 @@ def load_datalist(dataset_dir: str | Path) -> Datalist:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def load_cases(dataset_dir: str | Path) -> Datalist:
+    """Read and check a ``datalist.json`` of labelled cases of one site: ``labels`` and ``cases``.
+
+    The name ``cases``, and not ``target_val``, so that nobody fits on what was meant for evaluation.
+
+    Args:
+        dataset_dir: the folder that holds ``datalist.json``, or that file itself.
+
+    Returns:
+        The cases as ``source``, every path absolute; ``target_train`` and ``target_val`` are empty.
+
+    Raises:
+        InputError: the file is missing or malformed, a key is missing or wrong, a file does not exist, or a case is
+            listed twice.
+    """
+    given = Path(dataset_dir).expanduser()
+    path = given if given.suffix == ".json" else given / FILE_NAME
+    content = _read_json(path, _OF_CASES, (*_OF_CASES, "name"))
+    root = path.resolve().parent
+    class_names, label_values, ignore_values = _labels(path, content["labels"])
+    cases = _entries(path, content, "cases", root, labelled=True)
+    _reject_repeated(path, {"cases": _resolved(cases)})
+    name = str(content.get("name", root.name))
+    return Datalist(name, root, class_names, label_values, ignore_values, source=cases, target_train=())
+
+
+def _read_json(
+    path: Path, required: Sequence[str] = _REQUIRED_KEYS, known: Sequence[str] = _KNOWN_KEYS
+) -> dict[str, Any]:
     if not path.is_file():
-        raise InputError(f"{path}: not found; wanted a '{FILE_NAME}' with the keys {', '.join(_REQUIRED_KEYS)}.")
+        raise InputError(f"{path}: not found; wanted a '{FILE_NAME}' with the keys {', '.join(required)}.")
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -151,10 +180,10 @@ def _read_json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a JSON {type(content).__name__}; wanted an object with keys.")
     for key in content:
-        close = difflib.get_close_matches(key, _KNOWN_KEYS, n=1, cutoff=0.8)
-        if key not in _KNOWN_KEYS and close and close[0] not in content:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
+        if key not in known and close and close[0] not in content:
             raise InputError(f"{path}: found the key '{key}'; did you mean '{close[0]}'?")
-    missing = [key for key in _REQUIRED_KEYS if key not in content]
+    missing = [key for key in required if key not in content]
     if missing:
         raise InputError(f"{path}: missing the key(s) {', '.join(missing)}; found {', '.join(content) or 'none'}.")
     return content
@@ -222,13 +251,10 @@ def _reject_overlap(
 ) -> None:
     """An image may appear once per list, and no image used for evaluation may be trained on."""
     images = {
-        key: [str(Path(entry["image"]).resolve()) for entry in entries]
+        key: _resolved(entries)
         for key, entries in (("source", source), ("target_train", target_train), ("target_val", target_val))
     }
-    for key, names in images.items():
-        twice = sorted(name for name, count in Counter(names).items() if count > 1)
-        if twice:
-            raise InputError(f"{path}: '{key}' lists {twice[0]} more than once; wanted every image once.")
+    _reject_repeated(path, images)
     for key in ("target_train", "source"):
         shared = sorted(set(images[key]) & set(images["target_val"]))
         if shared:
@@ -236,6 +262,17 @@ def _reject_overlap(
                 f"{path}: {shared[0]} is in both '{key}' and 'target_val' ({len(shared)} such image(s)); "
                 "wanted evaluation images that are never trained on."
             )
+
+
+def _resolved(entries: Sequence[dict[str, str]]) -> list[str]:
+    return [str(Path(entry["image"]).resolve()) for entry in entries]
+
+
+def _reject_repeated(path: Path, images: Mapping[str, Sequence[str]]) -> None:
+    for key, names in images.items():
+        twice = sorted(name for name, count in Counter(names).items() if count > 1)
+        if twice:
+            raise InputError(f"{path}: '{key}' lists {twice[0]} more than once; wanted every image once.")
 
 
 def _spacing(path: Path, spacing: Any) -> tuple[float, ...] | None:

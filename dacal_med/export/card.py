@@ -74,13 +74,14 @@ def model_card(
 
 ## Input
 
-{form["num_channels"]} channel(s), {form["modality"]}; {meta["image_classes"]}. Resampled to {spacing} (mm; 1 for pictures), seen in
-windows of {window} voxels. Preprocessing, windows and postprocessing: `configs/inference.json`.
+{form["num_channels"]} channel(s), {form["modality"]}; {meta["image_classes"]}.
+Resampled to {spacing} (mm; 1 for pictures), seen in windows of {window} voxels.
+Preprocessing, windows and postprocessing: `configs/inference.json`.
 
 ## Training
 
-Labelled images of the source domain and unlabelled images of the target domain; no label of the target was used. {_data(data)}
-Data as the bundle declares them: {meta["data_source"]}.
+Labelled images of the source domain and unlabelled images of the target domain; no label of the target was used.
+{_data(data)} Data as the bundle declares them: {meta["data_source"]}.
 
 {references}
 
@@ -98,9 +99,9 @@ Data as the bundle declares them: {meta["data_source"]}.
 ## Files
 
 - `models/`: `model.pt` (weights), `model.ts` (TorchScript, with metadata and a MONAI-only `inference.json` inside),
-  `model.pt2` (`torch.export`), `model.onnx`; batch size and image size are free in all of them. Each was loaded again and
-  compared with the trained network on real images ({shapes}): the same label on at least {MIN_SAME_LABELS:.2%} of the voxels, probabilities
-  within {MAX_DIFFERENCE:.0e}.
+  `model.pt2` (`torch.export`), `model.onnx`; batch size and image size are free in all of them. Each was loaded again
+  and compared with the trained network on real images ({shapes}):
+  the same label on at least {MIN_SAME_LABELS:.2%} of the voxels, probabilities within {MAX_DIFFERENCE:.0e}.
 - `configs/`: `inference.json`, `metadata.json`, `logging.conf`, `deploy.json` (what is inside `model.ts`).
 - `dacal_site/`: the code that inference needs besides MONAI; no training code.
 - `requirements.txt`, `sbom.cdx.json` (CycloneDX): packages in the versions that the export was made with.
@@ -118,7 +119,8 @@ def _measured(scores: Mapping[str, Any] | None, names: Sequence[str]) -> str:
     cases = scores.get("per_case", {})
     number = max((entry["n"] for entry in cases.values()), default=0)
     lines = [
-        f"On {number} labelled target cases that training did not see (`target_val`), at working resolution, pooled over voxels.",
+        f"On {number} labelled target cases that training did not see (`target_val`), at working resolution, "
+        "pooled over voxels.",
         "",
         "| Score | Pooled | Mean ± standard deviation over cases |",
         "|---|---|---|",

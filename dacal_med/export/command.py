@@ -17,9 +17,9 @@ def export_parser() -> argparse.ArgumentParser:
     """Return the parser of ``export``; what it does not know overrides keys of the configuration."""
     parser = argparse.ArgumentParser(
         prog="python -m dacal_med export",
-        description="Makes a folder for a clinical site from a trained bundle: the deployed network in four formats, each "
-        "loaded again and compared, configurations, the code that inference needs, a model card and checksums. Give "
-        "every other --key value that the training run was given.",
+        description="Makes a folder for a clinical site from a trained bundle: the deployed network in four formats, "
+        "each loaded again and compared, configurations, the code that inference needs, a model card and checksums. "
+        "Give every other --key value that the training run was given.",
         allow_abbrev=False,
     )
     parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
@@ -59,8 +59,8 @@ def calibrate_parser() -> argparse.ArgumentParser:
     """Return the parser of ``calibrate``."""
     parser = argparse.ArgumentParser(
         prog="python -m dacal_med calibrate",
-        description="Refits the confidence of an exported folder on a site's own labelled cases, tells on cases held out "
-        "in turn whether calibration got better, and if so writes a new folder.",
+        description="Refits the confidence of an exported folder on a site's own labelled cases, tells on cases held "
+        "out in turn whether calibration got better, and if so writes a new folder.",
         allow_abbrev=False,
     )
     parser.add_argument("--site", type=Path, required=True, help="an exported folder")
@@ -72,7 +72,8 @@ def calibrate_parser() -> argparse.ArgumentParser:
         "--per_class", action="store_true", help="a weight and a bias for each class, not one temperature"
     )
     parser.add_argument("--seed", type=int, default=0, help="which voxels are drawn (default: 0)")
-    parser.add_argument("--force", action="store_true", help="write even if it is not better, or over a folder")
+    parser.add_argument("--always", action="store_true", help="write even if calibration did not get better")
+    parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     return parser
 
 

@@ -1,9 +1,9 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Converts the network of an exported folder; run as a process of its own: ``python -m dacal_med.export.convert FOLDER``.
+"""Converts the network of an exported folder, as a process: ``python -m dacal_med.export.convert FOLDER``.
 
-TorchScript numbers classes by what the process scripted before and orders constants by hash, so that only a fresh process
-with a fixed hash seed writes the same bytes twice.
+TorchScript numbers classes by what the process scripted before and orders constants by hash, so that only a fresh
+process with a fixed hash seed writes the same bytes twice.
 """
 
 from __future__ import annotations

@@ -53,19 +53,9 @@ class Deployed:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def spatial_dims(self) -> int:
-        """Number of spatial axes."""
-        return int(self.config["spatial_dims"])
-
-    @property
-    def in_channels(self) -> int:
-        """Number of image channels."""
-        return int(self.config["in_channels"])
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes, background included."""
-        return len(self.class_names)
+    def task(self) -> dict[str, Any]:
+        """What training decided."""
+        return {"class_names": list(self.class_names), **{key: self.config[key] for key in _OF_THE_TASK}}
 
     @property
     def roi_size(self) -> tuple[int, ...]:
@@ -100,7 +90,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     check_overrides(["--config_file", str(files), *(word for key, value in overrides for word in (f"--{key}", value))])
     values = {key.replace("::", "#"): DefaultParseValue(value) for key, value in overrides}
     parser = ConfigParser(inference)
-    # The training run has keys that inference lacks; the bundle's own guess of its folder looks at the working directory.
+    # The training run has keys that inference lacks; the bundle's guess of its folder looks at the working directory.
     parser.update({key: value for key, value in values.items() if key.split("#")[0] in inference})
     parser.update({"bundle_root": str(bundle), "model_file": str(model_file)})
     parser.parse()
@@ -111,6 +101,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     # A folder of its own, since there is no bundle around: MONAI Deploy strips what saves.
     config["output_dir"] = "predictions"
     config["network_def"] = resolved(config["network_def"], config)
+    config["preprocessing"] = channels_after_loading(config["preprocessing"])
     network = build_network(config, bundle / "configs" / "inference.json")
     load_weights(network, model_file)
     return Deployed(
@@ -158,6 +149,25 @@ def resolved(node: Any, config: Mapping[str, Any]) -> Any:
         value = config.get(node[1:], node)
         return node if isinstance(value, str) and value.startswith(("$", "@", "%")) else value
     return node
+
+
+def channels_after_loading(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
+    """Return preprocessing in which the channel axis is the duty of a transform of its own.
+
+    MONAI Deploy leaves out what loads and gives volumes without channels, so that loading must do nothing else.
+
+    Args:
+        preprocessing: a ``Compose`` as configured.
+    """
+    transforms = []
+    for transform in preprocessing["transforms"]:
+        loads = isinstance(transform, Mapping) and str(transform.get("_target_", "")).endswith("LoadImaged")
+        if loads and transform.get("ensure_channel_first"):
+            transforms.append({key: value for key, value in transform.items() if key != "ensure_channel_first"})
+            transforms.append({"_target_": "EnsureChannelFirstd", "keys": transform["keys"]})
+        else:
+            transforms.append(transform)
+    return {**preprocessing, "transforms": transforms}
 
 
 def read_json(path: Path) -> dict[str, Any]:

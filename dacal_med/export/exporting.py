@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from monai.bundle import ConfigParser
 from torch import Tensor
 
@@ -22,7 +21,7 @@ from dacal_med.export.deployed import Deployed, load_deployed, read_json
 from dacal_med.export.folder import building, convert, copy_code
 from dacal_med.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
 from dacal_med.export.packages import bill_of_materials, requirements
-from dacal_med.export.site_inference import site_inference
+from dacal_med.export.site_config import as_site_config
 from dacal_med.export.trust_reference import build_reference, write_reference
 from dacal_med.export.volumes import find_images, try_out
 from dacal_med.handlers.weights import save_weights
@@ -69,7 +68,7 @@ class Export:
         deployed = load_deployed(self.bundle, model_file, self.overrides)
         scores = self._scores(model_file, deployed)
         images = find_images(deployed, self.dataset_dir)
-        batches = try_out(deployed.network, deployed, images)
+        batches = try_out(deployed.network, deployed.config, images)
         with building(self.out, self.force) as folder:
             self._write(folder, deployed)
             convert(folder)
@@ -88,7 +87,7 @@ class Export:
         save_weights(deployed.network, folder / MODELS / WEIGHTS)
         write_json(folder / CONFIGS / DEPLOY, deployed.config)
         write_json(folder / CONFIGS / METADATA, deployed.metadata)
-        write_json(folder / CONFIGS / INFERENCE, site_inference(deployed))
+        write_json(folder / CONFIGS / INFERENCE, as_site_config(deployed.inference, deployed.task))
         for source, place in ((f"{CONFIGS}/{LOGGING}", CONFIGS), ("LICENSE", ".")):
             if not (deployed.bundle / source).is_file():
                 raise InputError(f"{deployed.bundle / source}: not found, wanted in every bundle")

@@ -62,7 +62,7 @@ def copy_code(folder: Path) -> None:
 
 
 def convert(folder: Path) -> None:
-    """Write the formats that derive from ``models/model.pt``, in a process of its own (:mod:`~dacal_med.export.convert`).
+    """Write the formats that derive from ``models/model.pt``, by :mod:`~dacal_med.export.convert` as a process.
 
     Raises:
         InputError: with what the conversion said, if it failed.

@@ -5,8 +5,9 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
@@ -50,12 +51,12 @@ def find_images(deployed: Deployed, dataset_dir: Path | None) -> list[Path]:
     return files
 
 
-def try_out(network: nn.Module, deployed: Deployed, files: Sequence[Path]) -> list[Tensor]:
+def try_out(network: nn.Module, config: Mapping[str, Any], files: Sequence[Path]) -> list[Tensor]:
     """Return batches of real images in three sizes, one of one case, one of two, one of three.
 
     Args:
         network: says which sizes it can take.
-        deployed: preprocessing and window.
+        config: preprocessing and window, as of :attr:`~dacal_med.export.deployed.Deployed.config`.
         files: images.
 
     Returns:
@@ -65,7 +66,7 @@ def try_out(network: nn.Module, deployed: Deployed, files: Sequence[Path]) -> li
     Raises:
         InputError: if an image cannot be read or the network cannot take its own window.
     """
-    read: Compose = ConfigParser({**deployed.config, "device": "cpu"}).get_parsed_content("preprocessing")
+    read: Compose = ConfigParser({**config, "device": "cpu"}).get_parsed_content("preprocessing")
     images = []
     for number in range(SIZES):
         path = files[number * len(files) // SIZES]
@@ -74,7 +75,7 @@ def try_out(network: nn.Module, deployed: Deployed, files: Sequence[Path]) -> li
         except Exception as error:
             # Readers and transforms raise whatever their libraries raise.
             raise InputError(f"{path}: cannot be read as inference would: {error}") from error
-    sizes = accepted_sizes(network, deployed.in_channels, deployed.roi_size)
+    sizes = accepted_sizes(network, int(config["in_channels"]), [int(n) for n in config["roi_size"]])
     return [
         torch.stack([_part(images[(number + k) % SIZES], size) for k in range(number + 1)])
         for number, size in enumerate(sizes)
