@@ -167,7 +167,7 @@ def _dilate(stages: nn.ModuleList, output_stride: int) -> None:
         before = dilation
         if stride > output_stride:
             dilation *= 2
-        for position, layer in enumerate(stage.layers):  # type: ignore[union-attr, arg-type]
+        for position, layer in enumerate(stage.layers):  # type: ignore[arg-type]
             for convolution in (m for m in layer.modules() if isinstance(m, nn.Conv2d)):
                 if stride > output_stride:
                     convolution.stride = (1, 1)

@@ -46,7 +46,8 @@ class SegmentationNetwork(nn.Module):
             InputError: for an image that is too small or has another number of axes.
         """
         # A trace must not decide by the size of its example.
-        if not torch.jit.is_tracing() and (image.dim() != 4 or min(image.shape[2:]) < MIN_SIZE):
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if not tracing and (image.dim() != 4 or min(image.shape[2:]) < MIN_SIZE):
             raise InputError(
                 f"{type(self).__name__}: found images of shape {tuple(image.shape)}, wanted (B, channels, rows, "
                 f"columns), at least {MIN_SIZE} rows and columns: choose a larger `roi_size`, or scale images less"
