@@ -86,7 +86,7 @@ def make_temperature_learner(
     step_size: float | None = None,
     every: int = 4,
     start: int = 0,
-    prior: float = 0.02,
+    prior: float = 0.1,
     prior_temperature: float | str = 1.0,
     balance: str = "none",
 ) -> TemperatureLearner | None:

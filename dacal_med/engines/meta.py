@@ -85,7 +85,7 @@ class TemperatureLearner:
         objective: MetaObjective | None = None,
         every: int = 4,
         start: int = 0,
-        prior: float = 0.02,
+        prior: float = 0.1,
         prior_temperature: float | str = 1.0,
         balance: str = "none",
     ) -> None:
