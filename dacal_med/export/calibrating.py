@@ -158,8 +158,11 @@ def calibrated(base: nn.Module, fitted: Fitted, num_classes: int, spatial_dims: 
 
 
 def by_definition(base: nn.Module, fitted: Fitted) -> Predictor:
-    """Return what the calibrated network must predict, as logits, from the definition of the calibrator."""
-    return lambda image: fitted(base(image).float().softmax(dim=1), image).log()
+    """Return what the calibrated network must predict: the paper's scaling of logits, written out by class."""
+    if isinstance(fitted, TemperatureScaling):
+        return lambda image: base(image) / fitted.temperature
+    weight, bias = torch.tensor(fitted.weight), torch.tensor(fitted.bias)
+    return lambda image: (base(image).movedim(1, -1) * weight + bias).movedim(-1, 1)
 
 
 def wrapped(definition: Any, num_classes: int, spatial_dims: int) -> dict[str, Any]:

@@ -93,6 +93,9 @@ def fit_temperature(samples: Sequence[WindowSample]) -> TemperatureScaling:
 def fit_vector(samples: Sequence[WindowSample]) -> VectorScaling:
     """Fit weights and biases by class of the least averaged NLL, starting from the best temperature.
 
+    They scale logits, as in the paper; :class:`VectorScaling` of the comparison scales log-probabilities, which is not
+    the same where weights differ.
+
     A class that no drawn voxel has keeps weight ``1 / T`` and bias 0 before biases are centred, as in
     :func:`dacal_med.comparison.calibrators.fit_vector`.
 

@@ -18,7 +18,7 @@ from dacal_med.data.datalist import load_cases
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.errors import InputError
 from dacal_med.export import calibrating
-from dacal_med.export.calibrating import TARGET, Calibration, calibrated, folds, wrapped
+from dacal_med.export.calibrating import TARGET, Calibration, by_definition, calibrated, folds, wrapped
 from dacal_med.export.calibration_report import CalibrationReport, with_calibration
 from dacal_med.export.checking import load_format, load_network
 from dacal_med.export.deployed import read_json
@@ -139,12 +139,16 @@ def test_wrapping_twice_wraps_once():
 
 
 @pytest.mark.parametrize("fitted", [TemperatureScaling(1.7), VectorScaling((0.5, 1.5), (0.25, -0.25))])
-def test_the_wrapper_is_the_calibrator(fitted):
+def test_the_wrapper_is_the_scaling_of_logits(fitted):
     base = torch.nn.Conv2d(1, 2, 3, padding=1)
     image = torch.randn(2, 1, 8, 9)
     with torch.no_grad():
-        found = calibrated(base, fitted, 2, 2)(image).softmax(dim=1)
-        torch.testing.assert_close(found, fitted(base(image).softmax(dim=1), image))
+        found = calibrated(base, fitted, 2, 2)(image)
+        torch.testing.assert_close(found, by_definition(base, fitted)(image))
+        if isinstance(fitted, TemperatureScaling):
+            torch.testing.assert_close(found.softmax(dim=1), fitted(base(image).softmax(dim=1), image))
+        else:
+            torch.testing.assert_close(found[:, 1], 1.5 * base(image)[:, 1] - 0.25)
 
 
 def statistics(*pairs: tuple[float, int]) -> SegmentationStatistics:
@@ -168,7 +172,8 @@ def test_better_is_said_only_of_what_is_better_beyond_chance():
     assert unsure.differences["nll"]["difference"] < 0 and not unsure.better
     assert "did not get better" in unsure.verdict() and "Nothing is written" in unsure.verdict()
     one = report_of([0.6, 0.7, 0.8], [0.7, 0.8, 0.9])
-    assert "| NLL | 0.3635 | 0.2284 | -0.1351 [" in one.table()
+    # Means of -log p by hand.
+    assert "| NLL | 0.3635 | 0.2284 | -0.1352 [" in one.table()
 
 
 def test_the_card_has_one_calibration_however_often_it_is_done():
