@@ -22,9 +22,19 @@ settings.load_profile("repeatable")
 
 
 def pytest_configure() -> None:
-    threads = os.environ.get("OMP_NUM_THREADS")
-    if threads is not None:
-        torch.set_num_threads(int(threads))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    torch.set_num_threads(int(threads))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep tests together that share what is slow to make: those of a file, and of them those of one bundle."""
+    for item in items:
+        callspec = getattr(item, "callspec", None)
+        bundle = None if callspec is None else callspec.params.get("bundle")
+        name = getattr(bundle, "name", bundle)
+        group = item.path.name if name is None else f"{item.path.parent.name}-{name}"
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(autouse=True)
