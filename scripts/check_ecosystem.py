@@ -9,8 +9,8 @@ it, most of what they depend on left out:
     pip install --target OUTSIDE pydantic-settings
     python scripts/check_ecosystem.py --site site/ --image IMAGE --outside OUTSIDE
 
-IMAGE is one that the model is meant for (NIfTI). What :data:`STAND_INS` names is replaced by empty classes: of the Deploy
-SDK its bundle operator is run (reading the TorchScript file, pre- and postprocessing, inference), not its graph; of MONAI
+IMAGE is one that the model is meant for (NIfTI). What STAND_INS names is replaced by empty classes: of the Deploy SDK
+its bundle operator is run (reading the TorchScript file, pre- and postprocessing, inference), not its graph; of MONAI
 Label its task for bundles (listing, network, transforms), not its server. Without --outside the two are left out.
 """
 
@@ -198,11 +198,10 @@ def label(site: Path) -> str:
     task = module.BundleInferTask(str(site), {"preload": "false"})
     if not task.is_valid():
         raise ValueError("not valid")
-    # Not a whole inference: its task adds `image_path`, on which Spacingd of MONAI 1.6.1 fails for NIfTI, in any bundle.
+    # Not a whole inference: its task adds `image_path`, on which Spacingd of MONAI 1.6.1 fails for any NIfTI.
     network = task._get_network("cpu", {})
-    size = ConfigParser.load_config_file(str(site / "configs" / "deploy.json"))["roi_size"]
-    channels = json.loads((site / "configs" / "metadata.json").read_text())
-    shape = [1, channels["network_data_format"]["inputs"]["image"]["num_channels"], *size]
+    form = json.loads((site / "configs" / "metadata.json").read_text())["network_data_format"]["inputs"]["image"]
+    shape = [1, form["num_channels"], *form["spatial_shape"]]
     with torch.no_grad():
         found = network(torch.zeros(shape))
     transforms = len(task.pre_transforms()), len(task.post_transforms())
