@@ -111,6 +111,8 @@ BUNDLES = {
         ),
     )
 }
+# Those whose network a site can build with what it has.
+EXPORTED = {name: bundle for name, bundle in BUNDLES.items() if not bundle.streets}
 FIRST = BUNDLES["dacal_ct2mr"]
 BUNDLE, CONFIGS, TINY, QUICK = FIRST.folder, FIRST.configs, FIRST.tiny, FIRST.quick
 # The same in every bundle, byte by byte.

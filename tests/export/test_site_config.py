@@ -12,14 +12,14 @@ from monai.bundle import ConfigWorkflow
 
 from dacal_med.errors import InputError
 from dacal_med.export.site_config import site_inference_config
-from tests.bundles.builders import BUNDLES
+from tests.bundles.builders import BUNDLES, EXPORTED
 from tests.site.builders import export_folder
 
 CHANGED = {"bundle_root", "output_dir", "dataset_dir", "task", "run"}
 ADDED = {"code_root", "force", "identify", "dicom_seg", "site"}
 
 
-@pytest.mark.parametrize("name", sorted(BUNDLES))
+@pytest.mark.parametrize("name", sorted(EXPORTED))
 def test_all_else_is_the_bundles(name: str):
     own = BUNDLES[name].load("inference")
     config = site_inference_config(BUNDLES[name].folder, {"num_classes": 2})
