@@ -95,7 +95,8 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     parser.update({"bundle_root": str(bundle), "model_file": str(model_file)})
     parser.parse()
     written_out = {key: plainly(parser.get_parsed_content(key)) for key in _OF_THE_TASK}
-    inference = {**deepcopy(parser.config), **written_out}
+    changed: Any = parser.config
+    inference = {**deepcopy(changed), **written_out}
     names = _class_names(task, metadata, int(written_out["num_classes"]), task_file)
     config = {key: value for key, value in inference.items() if key not in _OF_THE_RUN}
     # A folder of its own, since there is no bundle around: MONAI Deploy strips what saves.

@@ -12,7 +12,6 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-import dacal_med
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.errors import InputError
 from dacal_med.export.card import model_card
@@ -20,7 +19,7 @@ from dacal_med.export.checking import Agreement, check_formats
 from dacal_med.export.deployed import Deployed, load_deployed, read_json
 from dacal_med.export.folder import building, convert, copy_code
 from dacal_med.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
-from dacal_med.export.packages import bill_of_materials, requirements
+from dacal_med.export.packages import bill_of_materials, requirements, version
 from dacal_med.export.site_config import as_site_config
 from dacal_med.export.trust_reference import build_reference, write_reference
 from dacal_med.export.volumes import find_images, try_out
@@ -113,7 +112,7 @@ class Export:
         )
         (folder / DOCS).mkdir()
         (folder / DOCS / "README.md").write_text(card, encoding="utf-8")
-        bill = bill_of_materials(deployed.metadata["name"], deployed.metadata["version"], dacal_med.__version__)
+        bill = bill_of_materials(deployed.metadata["name"], deployed.metadata["version"], version("dacal-med"))
         write_json(folder / "sbom.cdx.json", bill)
         (folder / "requirements.txt").write_text(requirements(), encoding="utf-8")
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import dacal_med
 from dacal_med.errors import InputError
 from dacal_med.export.layout import CODE
 from dacal_med.site import checksums
@@ -67,7 +66,7 @@ def convert(folder: Path) -> None:
     Raises:
         InputError: with what the conversion said, if it failed.
     """
-    paths = [str(Path(dacal_med.__file__).resolve().parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    paths = [str(_SITE.parent.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": os.pathsep.join(paths)}
     line = [sys.executable, "-m", "dacal_med.export.convert", str(folder)]
     done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)

@@ -82,7 +82,7 @@ def fit_temperature(samples: Sequence[WindowSample]) -> TemperatureScaling:
         return float(averaged_nll(sample, weight, torch.zeros_like(weight)))
 
     # The average is not convex in 1 / T; a coarse look around first keeps the search out of a lesser valley.
-    grid = np.linspace(*np.log(TEMPERATURES), 25)
+    grid = np.linspace(np.log(TEMPERATURES[0]), np.log(TEMPERATURES[1]), 25)
     best = int(np.argmin([loss(float(value)) for value in grid]))
     bounds = (grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)])
     found = optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-5})
