@@ -20,7 +20,7 @@ from dacal_med.export.checking import Agreement, check_formats
 from dacal_med.export.deployed import Deployed, load_deployed, read_json
 from dacal_med.export.folder import building, convert, copy_code
 from dacal_med.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
-from dacal_med.export.packages import bill_of_materials, requirements
+from dacal_med.export.packages import bill_of_materials, requirements, version
 from dacal_med.export.site_config import as_site_config
 from dacal_med.export.trust_reference import build_reference, write_reference
 from dacal_med.export.volumes import find_images, try_out
