@@ -27,6 +27,7 @@ from dacal_med.export.deployed import read_json
 from dacal_med.export.folder import building, convert
 from dacal_med.export.labelled import LabelledCases
 from dacal_med.export.layout import CALIBRATION, CONFIGS, DEPLOY, DOCS, INFERENCE, METADATA, MODELS, TRUST, WEIGHTS
+from dacal_med.export.packages import require_converters
 from dacal_med.export.volumes import try_out
 from dacal_med.export.window_fit import WindowSample, fit_temperature, fit_vector
 from dacal_med.handlers.weights import save_weights
@@ -76,6 +77,7 @@ class Calibration:
             InputError: if the folder was changed since its export, the cases do not fit it or are too few, or a format
                 does not predict what the calibrated network does.
         """
+        require_converters()
         checksums.verify(self.site)
         config = read_json(self.site / CONFIGS / DEPLOY)
         definition = read_json(self.site / CONFIGS / METADATA)["network_data_format"]["outputs"]["pred"]["channel_def"]

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import onnxruntime
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +111,8 @@ def load_format(folder: Path, name: str) -> Predictor:
     if path.suffix == ".pt2":
         program: Predictor = torch.export.load(str(path)).module()
         return program
+    import onnxruntime  # of an extra, which the other commands do without
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

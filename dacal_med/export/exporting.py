@@ -20,7 +20,7 @@ from dacal_med.export.checking import Agreement, check_formats
 from dacal_med.export.deployed import Deployed, load_deployed, read_json
 from dacal_med.export.folder import building, convert, copy_code
 from dacal_med.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
-from dacal_med.export.packages import bill_of_materials, requirements, version
+from dacal_med.export.packages import bill_of_materials, require_converters, requirements
 from dacal_med.export.site_config import as_site_config
 from dacal_med.export.trust_reference import build_reference, write_reference
 from dacal_med.export.volumes import find_images, try_out
@@ -64,6 +64,7 @@ class Export:
             InputError: if something given is missing or wrong, the network needs training code, or a format does not
                 predict what the network does; nothing is left at ``out`` then.
         """
+        require_converters()
         model_file = self.model_file or self.bundle / MODELS / WEIGHTS
         deployed = load_deployed(self.bundle, model_file, self.overrides)
         scores = self._scores(model_file, deployed)

@@ -7,16 +7,33 @@ from __future__ import annotations
 import importlib.metadata as metadata
 import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from packaging.requirements import Requirement
+
+from dacal_med.errors import InputError
 
 REQUIRED = ("torch", "monai", "numpy", "nibabel", "pynrrd", "pydicom", "pillow", "pytorch-ignite", "fire")
 """What inference at the site imports."""
 OPTIONAL = ("highdicom", "simpleitk", "onnxruntime")
 """DICOM output, DICOM series geometry and ONNX, listed where they are installed."""
 
+CONVERTERS = ("onnx", "onnxruntime", "onnxscript")
+"""What writes and checks ONNX, from the extra ``export``."""
+
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
+
+
+def require_converters() -> None:
+    """Check that the packages of the extra ``export`` are there, before anything is done.
+
+    Raises:
+        InputError: naming those that are not.
+    """
+    missing = [name for name in CONVERTERS if find_spec(name) is None]
+    if missing:
+        raise InputError(f"found no {', '.join(missing)}, which formats need; wanted `pip install 'dacal-med[export]'`")
 
 
 def closure(roots: tuple[str, ...]) -> dict[str, list[str]]:

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,14 @@ from monai.networks.nets import UNet
 from dacal_med.cli import main
 from dacal_med.data.datalist import load_cases
 from dacal_med.errors import InputError
-from dacal_med.export import exporting, folder
+from dacal_med.export import exporting, folder, packages
 from dacal_med.export.archives import normalised
 from dacal_med.export.checking import check_formats, compare, load_network
 from dacal_med.export.deployed import build_network, channels_after_loading, load_deployed
 from dacal_med.export.packages import bill_of_materials, closure, requirements
 from dacal_med.export.volumes import accepted_sizes
 from dacal_med.site import checksums
+from tests.conftest import ROOT
 from tests.export.builders import FIRST, convert_here, exported, words
 
 
@@ -186,6 +189,17 @@ def test_packages_are_listed_in_exact_versions_and_the_same_way_twice():
     assert f"torch=={names['torch']['version']}\n" in requirements()
     assert closure(("no-such-package",)) == {}
     assert "numpy" in closure(("nibabel",))["nibabel"]
+
+
+def test_without_the_extra_only_the_export_is_missing(run, tmp_path, monkeypatch):
+    """The other commands do not import what writes and checks ONNX."""
+    code = "import sys, dacal_med.cli; print(sorted({'onnx', 'onnxruntime', 'onnxscript'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+    monkeypatch.setattr(packages, "find_spec", lambda name: None if name == "onnxscript" else object())
+    with pytest.raises(InputError, match=r"found no onnxscript, .*pip install 'dacal-med\[export\]'"):
+        exported(FIRST, run, tmp_path / "site").run()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_cases_listed_twice_are_refused(tmp_path):
