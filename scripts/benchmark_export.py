@@ -3,8 +3,8 @@
 """Latency of an exported network in each format, beside the bare network in PyTorch.
 
 One forward pass of a batch of windows, as the sliding window of inference makes it. All formats take turns in every
-round, in an order that rotates, so that whatever else the machine does meets all of them alike; the ratio is taken within
-rounds.
+round, in an order that rotates, so that whatever else the machine does meets all of them alike; the ratio is taken
+within rounds.
 
     python -m dacal_med export --bundle bundles/dacal_ct2mr --out site
     OMP_NUM_THREADS=2 python scripts/benchmark_export.py --site site
