@@ -191,9 +191,9 @@ def test_everything_is_written_and_referenced(tmp_path, result):
     write_comparison(tmp_path / "out", result, pooled_tables(tmp_path, result), "x", {"commit": "abc"})
     files = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert files == ["comparison.json", "comparison.md", "dice_ece.png", "reliability.png"]
-    written = json.loads((tmp_path / "out" / "comparison.json").read_text(encoding="utf-8"))
+    written = json.loads((tmp_path / "out" / "comparison.json").read_text())
     assert written == {**result, "command": "x", "facts": {"commit": "abc"}}
-    text = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / "comparison.md").read_text()
     assert "](reliability.png)" in text and "](dice_ece.png)" in text
     assert (tmp_path / "out" / "dice_ece.png").read_bytes().startswith(b"\x89PNG")
 
@@ -202,7 +202,7 @@ def test_without_any_result_there_are_no_pictures(tmp_path):
     result = collect(tmp_path, METHODS, [0], {(m.name, 0): "killed" for m in METHODS}, "host")
     write_comparison(tmp_path / "out", result, pooled_tables(tmp_path, result), "x", {})
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["comparison.json", "comparison.md"]
-    text = (tmp_path / "out" / "comparison.md").read_text(encoding="utf-8")
+    text = (tmp_path / "out" / "comparison.md").read_text()
     assert ".png" not in text
     assert "Host, the reference, has no results: no paired differences." in text
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import json
-import locale
 import math
 from pathlib import Path
 
@@ -23,11 +22,9 @@ from dacal_med.data import check_data, load_datalist
 from dacal_med.engines import CalibrationEvaluator
 from dacal_med.transforms import LabelsToChannelsd
 
-_LOCALE = locale.setlocale(locale.LC_ALL)
 script = pytest.importorskip(
     "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling", reason="needs the package cityscapesscripts"
 )
-locale.setlocale(locale.LC_ALL, _LOCALE)  # which the package sets to C, where text files are ASCII
 
 WIDTH, HEIGHT = 96, 48
 KNOWN = [label for label in script.labels if label.id >= 0]
