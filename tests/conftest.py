@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import locale
+import logging
 import os
 import random
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+_LOCALE = locale.setlocale(locale.LC_ALL)
 ROOT = Path(__file__).resolve().parents[1]
 
 # The same examples in every run, so that a change breaks the tests and luck does not. New ones are sought with
@@ -39,7 +42,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Start each test from the same random state, whatever ran before it."""
+    """Start each test from the same random state, locale and loggers, whatever ran before it."""
+    # Libraries change both for the whole process: with the locale C text files would be read as ASCII.
+    locale.setlocale(locale.LC_ALL, _LOCALE)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("dacal_med") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
+            logger.setLevel(logging.NOTSET)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

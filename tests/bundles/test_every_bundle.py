@@ -321,7 +321,7 @@ def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypat
     rates = {group["name"]: group["lr"] for group in trainer.optimizer.param_groups}
     assert rates["head"] == pytest.approx(10 * rates["encoder"])
     assert (trainer.labeller.ignore_top, trainer.hard_labeller.ignore_bottom) == (2, 4)
-    assert trainer.teacher.decay == 0.999 and trainer.max_gradient_norm is None
+    assert trainer.teacher.decay == 0.999 and trainer.student.max_gradient_norm is None
     sampling = trainer.data_loader.dataset.source_sampling
     assert sampling.size == 3 and sampling.min_crop_voxels == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
