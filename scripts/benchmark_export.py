@@ -3,8 +3,8 @@
 """Latency of an exported network in each format, beside the bare network in PyTorch.
 
 One forward pass of a batch of windows, as the sliding window of inference makes it. All formats take turns in every
-round, in an order that rotates, so that whatever else the machine does meets all of them alike; the ratio is taken
-within rounds.
+round, in an order that is drawn anew, so that whatever else the machine does, and what the one before left in caches,
+meets all of them alike; the ratio is taken within rounds.
 
     python -m dacal_med export --bundle bundles/dacal_ct2mr --out site
     OMP_NUM_THREADS=2 python scripts/benchmark_export.py --site site
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -40,7 +41,7 @@ def seconds(predict: Predictor, image: Tensor) -> float:
 def measure(
     predictors: dict[str, Predictor], image: Tensor, rounds: int, clock: Callable[[Predictor, Tensor], float] = seconds
 ) -> dict[str, list[float]]:
-    """Time every predictor once a round, in rotating order, after a round that does not count.
+    """Time every predictor once a round, in random order, after a round that does not count.
 
     Args:
         predictors: by name.
@@ -51,12 +52,11 @@ def measure(
     Returns:
         Seconds by name, one for each round.
     """
-    names = list(predictors)
+    names, order = list(predictors), random.Random(0)
     times: dict[str, list[float]] = {name: [] for name in names}
     with torch.inference_mode():
         for number in range(-1, rounds):
-            for offset in range(len(names)):
-                name = names[(number + offset) % len(names)]
+            for name in order.sample(names, len(names)):
                 taken = clock(predictors[name], image)
                 if number >= 0:
                     times[name].append(taken)

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import locale
-import logging
 import os
 import random
 from pathlib import Path
@@ -42,13 +41,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def seed() -> int:
-    """Start each test from the same random state, locale and loggers, whatever ran before it."""
-    # Libraries change both for the whole process: with the locale C text files would be read as ASCII.
+    """Start each test from the same random state and locale, whatever ran before it."""
+    # A library sets C for the whole process, where text files without a named encoding are read as ASCII.
     locale.setlocale(locale.LC_ALL, _LOCALE)
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith("dacal_med") and isinstance(logger, logging.Logger):
-            logger.disabled, logger.propagate = False, True
-            logger.setLevel(logging.NOTSET)
     random.seed(0)
     np.random.seed(0)
     torch.manual_seed(0)

@@ -115,6 +115,8 @@ def load_format(folder: Path, name: str) -> Predictor:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+    # Threads that wait in a loop take the cores of what runs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
 

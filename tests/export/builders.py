@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,11 @@ def exported(bundle: Bundle, model_file: Path, out: Path, **options: Any) -> Exp
 
 def convert_here(folder: Path) -> None:
     """Convert in this process, which saves the seconds of starting another; the bytes are another matter."""
-    convert.main([str(folder)])
+    disabled = logging.root.manager.disable
+    try:
+        convert.main([str(folder)])
+    finally:
+        logging.disable(disabled)  # a conversion is silent, and has a process of its own outside tests
 
 
 def label_as_cases(data: Path) -> Path:
