@@ -58,6 +58,12 @@ def _resized(features: Tensor, like: Tensor) -> Tensor:
     return functional.interpolate(features, size=like.shape[2:], mode="bilinear", align_corners=False)
 
 
+def _stacked(embed: nn.ModuleList, features: Sequence[Tensor]) -> Tensor:
+    """Return the embedded features of all stages at the resolution of the first, one above the other."""
+    embedded = [_resized(layer(stage), features[0]) for layer, stage in zip(embed, features, strict=True)]
+    return torch.cat(embedded, dim=1)
+
+
 class DAFormerHead(nn.Module):
     """Context-aware feature fusion (DAFormer, Hoyer et al., CVPR 2022, arXiv 2111.14887).
 
@@ -91,8 +97,7 @@ class DAFormerHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits ``(B, num_classes, rows, columns)`` at the resolution of the first of ``features``."""
-        embedded = [_resized(embed(f), features[0]) for embed, f in zip(self.embed, features, strict=True)]
-        stacked = torch.cat(embedded, dim=1)
+        stacked = _stacked(self.embed, features)
         fused = self.fuse(torch.cat([branch(stacked) for branch in self.pyramid], dim=1))
         logits = self.classifier(self.dropout(fused))
         assert isinstance(logits, Tensor)
@@ -127,8 +132,7 @@ class SegFormerHead(nn.Module):
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Return logits ``(B, num_classes, rows, columns)`` at the resolution of the first of ``features``."""
-        embedded = [_resized(embed(f), features[0]) for embed, f in zip(self.embed, features, strict=True)]
-        logits = self.classifier(self.dropout(self.fuse(torch.cat(embedded, dim=1))))
+        logits = self.classifier(self.dropout(self.fuse(_stacked(self.embed, features))))
         assert isinstance(logits, Tensor)
         return logits
 
