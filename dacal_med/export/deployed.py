@@ -88,7 +88,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     train_file = bundle / "configs" / "train.json"
     files = [str(path) for path in (train_file, bundle / "configs" / "inference.json") if path.is_file()]
     check_overrides(["--config_file", str(files), *(word for key, value in overrides for word in (f"--{key}", value))])
-    values = {key.replace("::", "#"): DefaultParseValue(value) for key, value in overrides}
+    values = values_of(overrides)
     parser = ConfigParser(inference)
     # The training run has keys that inference lacks; the bundle's guess of its folder looks at the working directory.
     parser.update({key: value for key, value in values.items() if key.split("#")[0] in inference})
@@ -113,6 +113,11 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
         bundle=bundle,
         overrides=values,
     )
+
+
+def values_of(overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Return overrides as typed, ``(key, text)``, by key with the values that ``monai.bundle run`` reads them as."""
+    return {key.replace("::", "#"): DefaultParseValue(value) for key, value in overrides}
 
 
 def build_network(config: Mapping[str, Any], path: Path) -> nn.Module:

@@ -8,8 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from fire.parser import DefaultParseValue
-
+from dacal_med.export.deployed import values_of
 from dacal_med.export.trust_reference import build_reference, write_reference
 
 
@@ -43,7 +42,7 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> in
     Raises:
         InputError: see :func:`dacal_med.export.trust_reference.build_reference`.
     """
-    values = {key.replace("::", "#"): DefaultParseValue(value) for key, value in overrides}
+    values = values_of(overrides)
     reference = build_reference(options.config_file, options.model_file, options.dataset_dir, options.seed, values)
     write_reference(options.out, reference)
     made = reference["made_from"]
