@@ -110,27 +110,44 @@ def input_error_in(error: BaseException | None) -> InputError | None:
 
 
 def check_overrides(argv: Sequence[str]) -> None:
-    """Refuse overrides of keys that the configuration does not have.
+    """Refuse overrides that would silently change nothing.
 
-    MONAI silently adds an unknown key, so that ``--max_epoch 5`` would change nothing.
+    MONAI adds an unknown key, so that ``--max_epoch 5`` would change nothing, and drops an override of ``None``.
 
     Args:
         argv: a command line of ``monai.bundle run``; anything else is left alone.
 
     Raises:
-        InputError: naming the key and the closest known ones.
+        InputError: naming the key, and the closest known ones.
     """
     files = _config_files(argv)
     if not files:
         return
     config = ConfigParser.load_config_files(files)
     arguments_file = dict(_options(argv)).get("args_file")
-    overrides = [key for key, _ in _options(argv)]
+    overrides = []
+    for key, value in _options(argv):
+        check_value(key, value)
+        overrides.append(key)
     if arguments_file is not None:
         overrides += list(ConfigParser.load_config_files(arguments_file))
     for key in overrides:
         if key not in RUN_ARGUMENTS:
             _check_key(key.replace("::", "#"), config)
+
+
+def check_value(key: str, value: str) -> None:
+    """Refuse ``--key None``, which MONAI takes for an override that was not given.
+
+    Args:
+        key: the key of the configuration, without dashes.
+        value: what follows it on the command line.
+
+    Raises:
+        InputError: that says how to write it.
+    """
+    if value.strip() == "None":
+        raise InputError(f"override --{key}: found None, which MONAI drops; wanted --{key} '$None', or no override")
 
 
 def _check_key(key: str, config: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dacal_med.bundle import input_error_in
+from dacal_med.bundle import check_value, input_error_in
 from dacal_med.comparison import benchmark
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
@@ -133,7 +133,7 @@ def _overrides(words: Sequence[str]) -> list[tuple[str, str]]:
     """Return ``--key value`` and ``--key=value`` as pairs.
 
     Raises:
-        InputError: for anything else.
+        InputError: for anything else, and for a value of None.
     """
     pairs, position = [], 0
     while position < len(words):
@@ -145,6 +145,7 @@ def _overrides(words: Sequence[str]) -> list[tuple[str, str]]:
             if position == len(words):
                 raise InputError(f"command line: found {key} without a value")
             value = words[position]
+        check_value(key[2:], value)
         pairs.append((key[2:], value))
         position += 1
     return pairs

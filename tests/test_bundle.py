@@ -83,6 +83,13 @@ def test_misspelt_overrides_are_refused(option, message):
         bundle.check_overrides(["run", "--config_file", TRAIN, f"--{option}", "1"])
 
 
+@pytest.mark.parametrize("words", [["--background", "None"], ["--background=None"]])
+def test_an_override_of_none_is_refused_since_monai_drops_it(words):
+    with pytest.raises(InputError, match=r"override --background: found None, .* wanted --background '\$None'"):
+        bundle.check_overrides(["run", "--config_file", TRAIN, *words])
+    bundle.check_overrides(["run", "--config_file", TRAIN, "--background", "$None"])
+
+
 def test_overrides_of_an_arguments_file_are_checked(tmp_path):
     arguments = tmp_path / "arguments.json"
     arguments.write_text(f'{{"config_file": "{TRAIN}", "max_epoch": 3}}')
