@@ -326,3 +326,29 @@ def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypat
     assert sampling.size == 3 and sampling.min_crop_voxels == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["after"]["voxels"] <= 2 * 48 * 64
+    if not overlays:
+        _published_inference_runs(bundle, options["dataset_dir"], tmp_path)
+
+
+def _published_inference_runs(bundle, dataset_dir, folder):
+    """``published_inference.json`` loads what the published protocol trained and keeps each image's size."""
+    assert bundle.load("published_inference")["inferer"]["scale"] == 0.5
+    images = sorted((Path(dataset_dir) / bundle.target / "images").iterdir())[:1]
+    workflow = ConfigWorkflow(
+        config_file=configs("inference", "published_inference", bundle=bundle),
+        workflow_type="infer",
+        bundle_root=str(bundle.folder),
+        datalist=[str(path) for path in images],
+        output_dir=str(folder / "predictions"),
+        model_file=str(folder / "model.pt"),
+        **{
+            "network_def#encoder": "mit_b0",
+            "network_def#encoder_options": TINY_MIT,
+            "network_def#head_options": TINY_HEAD,
+            "inferer#scale": 1.5,
+        },
+    )
+    workflow.initialize()
+    workflow.run()
+    (segmentation,) = (folder / "predictions").glob("*_seg.png")
+    assert read_header(segmentation).spatial_shape == read_header(images[0]).spatial_shape
