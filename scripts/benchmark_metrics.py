@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The evaluator's one pass over a volume against MONAI's metrics one after the other: time, memory, exactness.
 
-MONAI's are CalibrationErrorMetric, DiceMetric and MeanIoU with the one-hot tensors that they want. Each variant runs in a
-process of its own, round by round; a line of JSON for each: median seconds, and peak memory in MiB beyond the volume.
+MONAI's are CalibrationErrorMetric, DiceMetric and MeanIoU with the one-hot tensors that they want.
+Each variant runs in a process of its own, round by round; a line of JSON for each: median
+seconds, and peak memory in MiB beyond the volume.
 ``--cases`` gives several volumes one after the other to one object. The last lines count more than 2^24 voxels.
 
     OMP_NUM_THREADS=2 python -m scripts.benchmark_metrics --size 512 512 128 --classes 14 --rounds 3
