@@ -13,6 +13,7 @@ from tqdm import tqdm
 from dacal_med.data.datalist import FILE_NAME, Datalist
 from dacal_med.data.images import ImageHeader, read_header, read_image
 from dacal_med.errors import InputError
+from dacal_med.site.volumes import finite_in_single
 
 _CORNER_TOLERANCE = 0.1  # of a voxel: headers store single precision, rounded differently by every tool
 
@@ -119,11 +120,11 @@ def check_geometry(image: str, header: ImageHeader, label: str, label_header: Im
 
 def _check_image(path: str) -> None:
     array, _ = read_image(path)
-    if not np.issubdtype(array.dtype, np.floating):
-        return
-    bad = int(array.size - np.isfinite(array).sum())
+    bad = int(array.size - finite_in_single(array).sum())
     if bad:
-        raise InputError(f"{path}: found {bad} voxel(s) that are NaN or infinite; wanted finite values.")
+        raise InputError(
+            f"{path}: found {bad} voxel(s) that are NaN or infinite in single precision; wanted finite values."
+        )
 
 
 def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None:
@@ -149,7 +150,7 @@ def _hint(strange: np.ndarray, datalist: Datalist) -> str:
         return f' If such voxels are to be ignored, {path} must say so in \'labels\': {{"255": "ignore"}}.'
     classes = len(datalist.label_values)
     consecutive = datalist.label_values == tuple(range(classes))
-    if consecutive and all(value == int(value) and classes <= value <= 255 for value in strange):
+    if consecutive and all(classes <= value <= 255 and value == int(value) for value in strange):
         return (
             f" Does the file hold the data set's own ids, where {path} counts {classes} classes from 0? Cityscapes, "
             "for one, has label ids up to 33 in *_labelIds.png and the 19 train ids in *_labelTrainIds.png. Name the "

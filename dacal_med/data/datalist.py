@@ -21,6 +21,7 @@ import numpy as np
 
 from dacal_med.data.images import is_picture, read_header, read_image
 from dacal_med.errors import InputError
+from dacal_med.site.volumes import LARGEST_MM, SMALLEST_MM
 
 FILE_NAME = "datalist.json"
 GROUP = "group"
@@ -30,6 +31,7 @@ _KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
 _OF_CASES = ("labels", "cases")
 _CT_BELOW = -200.0  # only Hounsfield units reach this far below zero: air and lung
 _SAMPLED_IMAGES = 3
+_SHOWN = 200  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -180,31 +182,35 @@ def _read_json(
         ) from error
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start}).") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, lists in lists in lists
+        raise InputError(f"{path}: not a datalist: {type(error).__name__}: {error}.") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a JSON {type(content).__name__}; wanted an object with keys.")
     for key in content:
         close = difflib.get_close_matches(key, known, n=1, cutoff=0.8)
         if key not in known and close and close[0] not in content:
-            raise InputError(f"{path}: found the key '{key}'; did you mean '{close[0]}'?")
+            raise InputError(f"{path}: found the key {_shown(key)}; did you mean '{close[0]}'?")
     missing = [key for key in required if key not in content]
     if missing:
-        raise InputError(f"{path}: missing the key(s) {', '.join(missing)}; found {', '.join(content) or 'none'}.")
+        raise InputError(f"{path}: missing the key(s) {', '.join(missing)}; found {_shown(list(content))}.")
     return content
 
 
 def _labels(path: Path, labels: Any) -> tuple[tuple[str, ...], tuple[int, ...], tuple[int, ...]]:
     if not isinstance(labels, dict) or not labels:
-        raise InputError(f'{path}: \'labels\' is {labels!r}; wanted an object such as {{"0": "background", ...}}.')
+        raise InputError(
+            f'{path}: \'labels\' is {_shown(labels)}; wanted an object such as {{"0": "background", ...}}.'
+        )
     names: dict[int, str] = {}
     for key, name in labels.items():
         try:
             value = int(key)
         except ValueError as error:
             raise InputError(
-                f"{path}: 'labels' has the key {key!r}; wanted integers, the values found in the label files."
+                f"{path}: 'labels' has the key {_shown(key)}; wanted integers, the values found in the label files."
             ) from error
         if not isinstance(name, str) or not name.strip():
-            raise InputError(f"{path}: label {key} is named {name!r}; wanted a non-empty name.")
+            raise InputError(f"{path}: label {_shown(key)} is named {_shown(name)}; wanted a non-empty name.")
         if value in names:
             raise InputError(f"{path}: 'labels' gives the value {value} twice.")
         names[value] = name.strip()
@@ -230,21 +236,25 @@ def _entries(
     absent: list[str] = []
     for number, item in enumerate(items):
         if not isinstance(item, dict):
-            raise InputError(f"{path}: '{key}'[{number}] is {item!r}; wanted an object with {' and '.join(wanted)}.")
+            raise InputError(
+                f"{path}: '{key}'[{number}] is {_shown(item)}; wanted an object with {' and '.join(wanted)}."
+            )
         entry: dict[str, str] = {}
         for part in wanted:
             name = item.get(part)
             if not isinstance(name, str) or not name:
-                raise InputError(f"{path}: '{key}'[{number}] has no '{part}' (found {item!r}); wanted a path.")
-            entry[part] = str(root / Path(name).expanduser())
-            if not Path(entry[part]).exists():
-                absent.append(f"{entry[part]} ('{key}'[{number}], {part})")
+                raise InputError(f"{path}: '{key}'[{number}] has no '{part}' (found {_shown(item)}); wanted a path.")
+            entry[part], there = _place(root, name)
+            if not there:
+                absent.append(f"{_shown(entry[part])} ('{key}'[{number}], {part})")
         for name in item:
             if GROUP not in item and difflib.get_close_matches(name, [GROUP], cutoff=0.8):
-                raise InputError(f"{path}: '{key}'[{number}] has the key '{name}'; did you mean '{GROUP}'?")
+                raise InputError(f"{path}: '{key}'[{number}] has the key {_shown(name)}; did you mean '{GROUP}'?")
         if GROUP in item:
             if not isinstance(item[GROUP], str) or not item[GROUP].strip():
-                raise InputError(f"{path}: '{key}'[{number}] has the group {item[GROUP]!r}; wanted a non-empty name.")
+                raise InputError(
+                    f"{path}: '{key}'[{number}] has the group {_shown(item[GROUP])}; wanted a non-empty name."
+                )
             entry[GROUP] = item[GROUP].strip()
         entries.append(entry)
     with_group = [number for number, entry in enumerate(entries) if GROUP in entry]
@@ -258,6 +268,21 @@ def _entries(
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
     return tuple(entries)
+
+
+def _place(root: Path, name: str) -> tuple[str, bool]:
+    """The absolute path of a name in the file, and whether something is there."""
+    try:
+        path = root / Path(name).expanduser()
+        return str(path), path.exists()
+    except (OSError, RuntimeError):  # a name that no file can have, the home of somebody who is unknown
+        return str(root / name), False
+
+
+def _shown(value: Any) -> str:
+    """A value of the file as a message shows it."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _reject_overlap(
@@ -296,9 +321,12 @@ def _spacing(path: Path, spacing: Any) -> tuple[float, ...] | None:
     if spacing is None:
         return None
     numbers = spacing if isinstance(spacing, list) else [spacing]
-    valid = [isinstance(n, int | float) and not isinstance(n, bool) and np.isfinite(n) and n > 0 for n in numbers]
+    valid = [isinstance(n, int | float) and not isinstance(n, bool) and SMALLEST_MM <= n <= LARGEST_MM for n in numbers]
     if not numbers or not all(valid):
-        raise InputError(f"{path}: 'spacing_mm' is {spacing!r}; wanted a positive number of mm, or one per axis.")
+        raise InputError(
+            f"{path}: 'spacing_mm' is {_shown(spacing)}; wanted a positive number of mm, or one per axis, from "
+            f"{SMALLEST_MM:g} to {LARGEST_MM:g}."
+        )
     return tuple(float(n) for n in numbers)
 
 
@@ -311,7 +339,7 @@ def _modality(
         or set(given) - {"source", "target"}
         or not all(isinstance(name, str) and name for name in given.values())
     ):
-        raise InputError(f'{path}: \'modality\' is {given!r}; wanted {{"source": "CT", "target": "MR"}}.')
+        raise InputError(f'{path}: \'modality\' is {_shown(given)}; wanted {{"source": "CT", "target": "MR"}}.')
     return {
         "source": given.get("source") or _infer_modality(source),
         "target": given.get("target") or _infer_modality(target_train),

@@ -22,10 +22,13 @@ from monai.transforms import EnsureChannelFirst
 from PIL import Image
 
 from dacal_med.errors import InputError
+from dacal_med.site.volumes import check_length, unusable_affine
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 NRRD_SUFFIXES = (".nrrd", ".seg.nrrd")
+# Of NRRD, those that MONAI's transforms know; its reader turns the first into the second.
+_SPACES = ("LPS", "RAS")
 
 
 @dataclass(frozen=True)
@@ -93,15 +96,19 @@ def read_image(path: str | Path) -> tuple[np.ndarray, np.ndarray | None]:
         The array ``(C, *spatial)`` in the file's own type, and its 4x4 affine in mm (RAS), None for pictures.
 
     Raises:
-        InputError: the file is missing, truncated, or not an image of its type.
+        InputError: the file is missing, truncated, or not an image of its type, or its affine is none.
     """
     reader = reader_for(path)
     _require(path)
     try:
+        if isinstance(reader, NibabelReader):
+            check_length(Path(path))
         array, meta = _through(reader, reader.read(str(path)))
     except Exception as error:  # readers raise whatever their format library raises
         raise InputError(f"{path}: cannot be read as an image ({_cause(error)}); wanted a complete file.") from error
-    return array, _affine(meta)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"{path}: found values of type {array.dtype}; wanted one real number per voxel.")
+    return array, _affine(path, meta)
 
 
 def read_header(path: str | Path) -> ImageHeader:
@@ -114,7 +121,7 @@ def read_header(path: str | Path) -> ImageHeader:
         Shape, number of channels and affine.
 
     Raises:
-        InputError: the file is missing or its header is not that of an image.
+        InputError: the file is missing, or its header is not that of an image whose axes have a size and a direction.
     """
     reader = reader_for(path)
     _require(path)
@@ -131,9 +138,11 @@ def read_header(path: str | Path) -> ImageHeader:
         else:
             # A DICOM series has no single header: its geometry is known once the slices are sorted.
             array, meta = _through(reader, reader.read(str(path)))
+    except InputError:
+        raise
     except Exception as error:
         raise InputError(f"{path}: cannot read its header ({_cause(error)}); wanted an image file.") from error
-    return ImageHeader(tuple(array.shape[1:]), int(array.shape[0]), _affine(meta))
+    return ImageHeader(tuple(array.shape[1:]), int(array.shape[0]), _affine(path, meta))
 
 
 def _require(path: str | Path) -> None:
@@ -150,21 +159,40 @@ def _through(reader: ImageReader, opened: Any) -> tuple[np.ndarray, dict[str, An
         return np.asarray(EnsureChannelFirst()(native, meta)), meta
 
 
-def _affine(meta: dict[str, Any]) -> np.ndarray | None:
+def _affine(path: str | Path, meta: dict[str, Any]) -> np.ndarray | None:
     affine = meta.get("affine")
-    return None if affine is None else np.asarray(affine, dtype=np.float64)
+    if affine is None:
+        return None
+    space = meta.get("space", "RAS")
+    if space not in _SPACES:
+        raise InputError(f"{path}: found space {str(space)!r}; wanted left-posterior-superior.")
+    return _usable(path, np.asarray(affine, dtype=np.float64))
+
+
+def _usable(path: str | Path, affine: np.ndarray) -> np.ndarray:
+    wrong = unusable_affine(affine)
+    if wrong is not None:
+        raise InputError(f"{path}: found {wrong}.")
+    return affine
 
 
 def _nifti_header(path: str | Path) -> ImageHeader:
+    check_length(Path(path))
     image: Any = nib.load(str(path))
     shape = tuple(int(n) for n in image.shape)
-    spatial, rest = shape[:3], shape[3:]
-    return ImageHeader(spatial, int(np.prod(rest)) if rest else 1, np.asarray(image.affine, dtype=np.float64))
+    if len(shape) > 4:
+        raise InputError(f"{path}: found {len(shape)} axes, shape {shape}; wanted 3, or 4 with the channels last.")
+    spatial, channels = shape[:3], shape[3:]
+    affine = np.asarray(image.affine, dtype=np.float64)
+    return ImageHeader(spatial, channels[0] if channels else 1, _usable(path, affine))
 
 
 def _picture_header(path: str | Path) -> ImageHeader:
     with Image.open(path) as picture:
         width, height = picture.size
+        pages = int(getattr(picture, "n_frames", 1))  # of which readers would take the first
+        if pages != 1:
+            raise InputError(f"{path}: found a stack of {pages} pictures; wanted one picture a file.")
         return ImageHeader((width, height), len(picture.getbands()), None)
 
 

@@ -44,6 +44,8 @@ class _Description:
 
     def load_state_dict(self, state: Mapping[str, str], may_differ: Collection[str] = ()) -> None:
         """Refuse the checkpoint of another configuration."""
+        if not isinstance(state, Mapping):
+            raise InputError(f"its description is a {type(state).__name__}; wanted names with values")
         differences = [
             f"{key}: the checkpoint has {state.get(key, 'nothing')!r}, this run has {value!r}"
             for key, value in self.description.items()
@@ -129,7 +131,7 @@ class ResumableCheckpoint:
             raise InputError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
         resume = bool(self.resume)
         if isinstance(self.resume, str) and self.resume.lower() == "auto":
-            resume = any(self.folder.glob(PATTERN))
+            resume = bool(_checkpoints(self.folder))
         if resume:
             self._load(trainer)
         elif self.fork_from:
@@ -152,8 +154,8 @@ class ResumableCheckpoint:
         try:
             for name, thing in objects.items():
                 thing.load_state_dict(state[name])
-        except (InputError, RuntimeError, KeyError, ValueError) as error:
-            raise InputError(f"cannot resume from {path}: {error}") from error
+        except Exception as error:  # each part raises whatever a foreign state leads it to
+            raise InputError(f"cannot resume from {path}: {_told(error)}") from error
         logger.info(f"resumed from {path} at iteration {trainer.state.iteration}")
 
     def _fork(self, trainer: AdaptationTrainer) -> None:
@@ -164,7 +166,8 @@ class ResumableCheckpoint:
             return
         state = _load_file(path)
         objects = self.objects(trainer)
-        wanted, found = trainer.source_iterations, state.get("trainer", {}).get("iteration")
+        part = state.get("trainer")
+        wanted, found = trainer.source_iterations, part.get("iteration") if isinstance(part, Mapping) else None
         if found != wanted:
             raise InputError(f"fork_from: {path} is of iteration {found}, wanted {wanted}, the end of settling")
         try:
@@ -172,8 +175,8 @@ class ResumableCheckpoint:
             for name, thing in objects.items():
                 if name not in _OWN_PARTS:
                     thing.load_state_dict(state[name])
-        except (InputError, RuntimeError, KeyError, ValueError) as error:
-            raise InputError(f"cannot fork from {path}: {error}") from error
+        except Exception as error:
+            raise InputError(f"cannot fork from {path}: {_told(error)}") from error
         logger.info(f"forked from {path} at iteration {trainer.state.iteration}")
 
     def _read(self) -> tuple[Path, dict[str, Any]]:
@@ -183,7 +186,7 @@ class ResumableCheckpoint:
             if not path.is_file():
                 raise InputError(f"resume: no checkpoint at {path}")
             return path, _load_file(path)
-        paths = sorted(self.folder.glob(PATTERN), key=_iteration, reverse=True)
+        paths = sorted(_checkpoints(self.folder), key=_iteration, reverse=True)
         if not paths:
             raise InputError(f"resume: found no {PATTERN} in {self.folder}; run without --resume to start anew")
         for path in paths:
@@ -195,7 +198,7 @@ class ResumableCheckpoint:
 
     def _set_aside(self, after: int) -> None:
         """Move the checkpoints after an iteration to ``previous``, where they stay until the next time."""
-        paths = [path for path in self.folder.glob(PATTERN) if _iteration(path) > after]
+        paths = [path for path in _checkpoints(self.folder) if _iteration(path) > after]
         if not paths:
             return
         previous = self.folder / "previous"
@@ -226,7 +229,7 @@ class ResumableCheckpoint:
                 f"cannot write a checkpoint to {self.folder} ({free:.0f} MiB free): {told}; earlier checkpoints are "
                 f"intact"
             ) from error
-        for older in sorted(self.folder.glob(PATTERN), key=_iteration)[: -self.n_saved]:
+        for older in sorted(_checkpoints(self.folder), key=_iteration)[: -self.n_saved]:
             older.unlink()
 
     def _take_signals(self, trainer: Engine) -> None:
@@ -269,6 +272,16 @@ class ResumableCheckpoint:
         self.save(trainer)
         logger.warning(f"interrupted at iteration {trainer.state.iteration}: continue with --resume true")
         trainer.terminate()
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The files that runs wrote; one that somebody named ``checkpoint_iteration=best.pt`` is theirs."""
+    return [path for path in folder.glob(PATTERN) if path.stem.split("=")[1].isdecimal()]
+
+
+def _told(error: Exception) -> str:
+    """What a message says of an error: a user's as it is, others with their kind."""
+    return str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {str(error)[:400]}"
 
 
 def _iteration(path: Path) -> int:

@@ -90,7 +90,17 @@ def load_sums(path: str | Path) -> Sums:
             case = SegmentationStatistics(**content["settings"])
             case.load_state_dict(state)
             cases.append(case)
+        names = tuple(content["class_names"])
         groups = list(content.get("groups", [None] * len(cases)))
-        return Sums(cases, tuple(content["class_names"]), groups, dict(content.get("class_subsets", {})))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a file of statistics: {error}") from error
+        subsets = {name: list(members) for name, members in dict(content.get("class_subsets", {})).items()}
+        if not cases or len(names) != cases[0].num_classes or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"found {len(cases)} case(s) and {len(names)} class name(s)")
+        if len(groups) != len(cases) or not all(group is None or isinstance(group, str) for group in groups):
+            raise ValueError(f"found {len(groups)} group(s) of {len(cases)} case(s), wanted a name or None for each")
+        unknown = sorted({str(member) for members in subsets.values() for member in members} - set(names))
+        if unknown:
+            raise ValueError(f"found subsets of the unknown class(es) {unknown}")
+        return Sums(cases, names, groups, subsets)
+    except Exception as error:  # a foreign file may hold anything anywhere
+        told = f"{type(error).__name__}: {str(error)[:200]}"
+        raise InputError(f"{path} is not a file of statistics: {told}") from error

@@ -52,9 +52,12 @@ def read_array(path: Path, name: str, option: str, section: int | None = None) -
             return Picture(np.asarray(array[...] if section is None else array[section]))
         affine = np.eye(4)
         if _VOXEL_SIZE in array.attrs:
-            size = np.asarray(array.attrs[_VOXEL_SIZE], dtype=np.float64)
+            given = np.asarray(array.attrs[_VOXEL_SIZE])
+            size = given.astype(np.float64) if given.dtype.kind in "iuf" else np.zeros(0)
             if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
-                raise InputError(f"{path}: found {_VOXEL_SIZE} = {size.tolist()}; wanted three sizes above 0, z first.")
+                raise InputError(
+                    f"{path}: found {_VOXEL_SIZE} = {given.tolist()!r}; wanted three sizes above 0, z first."
+                )
             affine[:3, :3] = np.diag(size[::-1] / 1000.0)
         return Volume(np.asarray(array[...]).transpose(2, 1, 0), affine)
 
@@ -78,10 +81,10 @@ def _array(path: Path, name: str, option: str) -> Iterator[Any]:
                     + (f"{name} ({option})." if name else f"one alone, or {option} to name it.")
                 )
             array = file[chosen]
-            if array.ndim not in (2, 3) or array.dtype.kind not in "biuf":
+            if array.ndim not in (2, 3) or array.dtype.kind not in "biuf" or array.size == 0:
                 raise InputError(
                     f"{path}: found {chosen} of shape {array.shape} and type {array.dtype}; wanted numbers with two "
-                    "or three axes."
+                    "or three axes, none of them empty."
                 )
             yield array
     except OSError as error:

@@ -72,7 +72,11 @@ def prepare(recipe: Recipe, request: Request, out: Path, *, progress: bool = Tru
     sources = [written[case.name] for case in in_part(plan.cases, "source")]
     write_class_counts(out, {done.label: done.voxels for done in sources if done.label is not None})
     write_json(out / FILE_NAME, _datalist(plan, written))
-    load_datalist(out)
+    try:
+        load_datalist(out)
+    except InputError:
+        (out / FILE_NAME).unlink()  # a folder with one is complete
+        raise
     return Prepared(plan, written)
 
 

@@ -157,9 +157,15 @@ def _dicom_header(path: Path) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
         header = pydicom.dcmread(path, stop_before_pixels=True)
         directions = np.asarray(header.ImageOrientationPatient, dtype=np.float64)
         position = np.asarray(header.ImagePositionPatient, dtype=np.float64)
-        return directions, position, int(header.Rows), int(header.Columns)
-    except (OSError, AttributeError, pydicom.errors.InvalidDicomError) as error:
-        raise InputError(f"{path}: cannot be read as a DICOM slice ({error}).") from error
+        rows, columns = int(header.Rows), int(header.Columns)
+    except Exception as error:  # pydicom raises whatever a damaged header leads it to
+        raise InputError(f"{path}: cannot be read as a DICOM slice ({type(error).__name__}: {error}).") from error
+    if directions.shape != (6,) or position.shape != (3,) or not np.isfinite([*directions, *position]).all():
+        raise InputError(
+            f"{path}: found the position {position.tolist()} and directions {directions.tolist()}; wanted 3 and 6 "
+            "numbers."
+        )
+    return directions, position, rows, columns
 
 
 def count_pages(path: Path) -> int:

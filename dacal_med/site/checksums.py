@@ -80,7 +80,8 @@ def _read(folder: Path) -> dict[str, str]:
     if not path.is_file():
         raise InputError(f"{path}: not found; wanted a folder that `python -m dacal_med export` made")
     listed = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    # What is no text fails below as a line that is none.
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):
         value, _, name = line.partition("  ")
         # An absolute name or one with .. would let a file outside the folder stand for one inside.
         if len(value) != 64 or not name or name.startswith("/") or ".." in name.split("/"):

@@ -119,7 +119,7 @@ def read_series(files: Sequence[Path], name: str, file_name: Callable[[int], str
         slices = [item for index, file in enumerate(files) for item in _slices(file, index, file_name(index))]
         ordered = _order(slices, name)
         affine, notes = _affine(ordered, name)
-        array, modality = _pixels(files, ordered)
+        array, modality = _pixels(files, ordered, name)
     return Volume(array, affine, "dicom", modality, notes, Series(tuple(files), tuple(ordered)))
 
 
@@ -272,11 +272,15 @@ def _affine(ordered: Sequence[Slice], name: str) -> tuple[np.ndarray, list[str]]
     return _LPS_TO_RAS @ affine, notes
 
 
-def _pixels(files: Sequence[Path], ordered: Sequence[Slice]) -> tuple[np.ndarray, str | None]:
+def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> tuple[np.ndarray, str | None]:
     """Rescaled values ``(1, columns, rows, slices)``, int16 where they fit; the modality."""
     whole = all(item.slope == 1 and item.intercept == round(item.intercept) for item in ordered)
     rows, columns = ordered[0].shape
-    volume = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
+    try:
+        volume = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
+    except MemoryError as error:
+        size = f"{columns} x {rows} x {len(ordered)}"
+        raise InputError(f"{name}: found a size of {size}; wanted one that fits the memory") from error
     places: dict[int, list[int]] = {}
     for place, item in enumerate(ordered):
         places.setdefault(item.file, []).append(place)
@@ -306,7 +310,8 @@ def _decode(dataset: Dataset, item: Slice) -> np.ndarray:
     try:
         array = np.asarray(dataset.pixel_array)
     except Exception as error:  # pydicom and its plugins raise whatever they meet
-        advice = "; install the decoder that pydicom names for it" if syntax.is_compressed else "; wanted a whole file"
+        packed = syntax.is_transfer_syntax and syntax.is_compressed
+        advice = "; install the decoder that pydicom names for it" if packed else "; wanted a whole file"
         raise InputError(
             f"{item.name}: pixels of transfer syntax {syntax.name} cannot be decoded ({type(error).__name__}){advice}"
         ) from error

@@ -72,7 +72,7 @@ def write(
         segments.append(description)
     frames = labels.transpose(2, 1, 0)
     sources = [_complete(header) for header in series.headers()]
-    if str(sources[0].SOPClassUID) in ENHANCED:
+    if str(sources[0].get("SOPClassUID", "")) in ENHANCED:
         # A multi-frame object is segmented in the order of its own frames.
         order = np.argsort([item.frame for item in series.slices])
         frames = frames[order]

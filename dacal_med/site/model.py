@@ -66,10 +66,16 @@ class Model:
             names = form["outputs"]["pred"]["channel_def"]
             modality = form["inputs"]["image"].get("modality")
             class_names = tuple(str(names[key]) for key in sorted(names, key=int))
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{root / 'configs' / 'metadata.json'}: found no {error}; wanted an export's own"
             ) from error
+        codes = metadata.get("segment_codes")
+        if len(class_names) < 2 or not (codes is None or isinstance(codes, Mapping)):
+            raise InputError(
+                f"{root / 'configs' / 'metadata.json'}: found {len(class_names)} class(es) in 'channel_def' and a "
+                f"{type(codes).__name__} as 'segment_codes'; wanted at least 2 and an object"
+            )
         loaded = _load(model_file, network).to(device).eval()
         model = cls(
             network=loaded,
@@ -78,8 +84,8 @@ class Model:
             version=str(metadata.get("version", "unknown")),
             sha256=digest(model_file),
             class_names=class_names,
-            modality=modality if modality in _CODES else None,
-            segment_codes=metadata.get("segment_codes"),
+            modality=modality if isinstance(modality, str) and modality in _CODES else None,
+            segment_codes=codes,
             reference=_json(trust) if trust.is_file() else None,
         )
         model.trust(1.0, "pixels")  # a reference of another model is told before anything runs

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 from monai.data.image_reader import ImageReader, NibabelReader, NrrdReader, PILReader
@@ -23,6 +25,8 @@ _SHEAR_TOLERANCE = 1e-3  # cosine of the angle between two axes
 # The reader turns left-posterior-superior into RAS itself.
 _RAS = ("RAS", "right-anterior-superior")
 _CHUNK_VOXELS = 1 << 22
+SMALLEST_MM, LARGEST_MM = 1e-6, 1e4  # from a nanometre to ten metres: nothing else is a voxel
+_DEFLATE = 1032  # bytes that a compressed byte can become at most
 
 
 @dataclass
@@ -83,6 +87,8 @@ def read_file(path: Path, name: str) -> Volume:
     """
     reader, kind = _reader(path)
     try:
+        if kind == "nifti":
+            check_length(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about optional metadata only
             opened = reader.read(str(path))
@@ -104,6 +110,24 @@ def read_file(path: Path, name: str) -> Volume:
     inner = len(affine) - 1
     full[:inner, :inner], full[:inner, 3] = affine[:inner, :inner], affine[:inner, inner]
     return Volume(image, full, kind)
+
+
+def check_length(path: Path) -> None:
+    """Refuse a NIfTI file that cannot hold what its header announces, before memory for it is asked for.
+
+    Args:
+        path: the file.
+
+    Raises:
+        ValueError: it is too short.
+    """
+    image: Any = nib.load(str(path))
+    if not hasattr(image.dataobj, "offset"):
+        return
+    wanted = int(image.dataobj.offset) + math.prod(int(n) for n in image.shape) * image.dataobj.dtype.itemsize
+    found = path.stat().st_size
+    if wanted > found * (_DEFLATE if path.name.lower().endswith(".gz") else 1):
+        raise ValueError(f"its header announces {wanted} bytes; the file has {found}")
 
 
 def _reader(path: Path) -> tuple[ImageReader, str]:
@@ -146,14 +170,24 @@ def _check_values(array: np.ndarray, name: str) -> None:
     """Refuse values that are not finite and images without contrast, a chunk at a time."""
     bad, low, high = 0, np.inf, -np.inf
     for chunk in _chunks(array):
-        finite = np.isfinite(chunk)
+        finite = finite_in_single(chunk)
         bad += chunk.size - int(finite.sum())
         if finite.any():
             low, high = min(low, float(chunk[finite].min())), max(high, float(chunk[finite].max()))
     if bad:
-        raise InputError(f"{name}: found {bad} voxel(s) that are NaN or infinite; wanted finite values")
+        raise InputError(
+            f"{name}: found {bad} voxel(s) that are NaN or infinite in single precision; wanted finite values"
+        )
     if low == high:
         raise InputError(f"{name}: found the one value {low:g} in every voxel; wanted an image")
+
+
+def finite_in_single(array: np.ndarray) -> np.ndarray:
+    """Where values are numbers in the precision that networks compute in, which ends at 3.4e38."""
+    if array.dtype.kind in "biu":
+        return np.ones(array.shape, dtype=bool)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.isfinite(array.astype(np.float32, copy=False))
 
 
 def _chunks(array: np.ndarray) -> list[np.ndarray]:
@@ -162,16 +196,31 @@ def _chunks(array: np.ndarray) -> list[np.ndarray]:
     return [part for part in np.array_split(array, min(count, array.shape[axis]), axis=axis) if part.size]
 
 
+def unusable_affine(affine: np.ndarray) -> str | None:
+    """What is wrong with an affine ``(4, 4)`` that gives no place to every voxel, and what was wanted; None if nothing.
+
+    Args:
+        affine: voxel index to millimetres.
+    """
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(affine).all() or (sizes < SMALLEST_MM).any() or (sizes > LARGEST_MM).any():
+        return (
+            f"voxel sizes {sizes.tolist()} at {affine[:3, 3].tolist()}; wanted an affine of sizes from "
+            f"{SMALLEST_MM:g} to {LARGEST_MM:g} mm"
+        )
+    if abs(float(np.linalg.det(affine[:3, :3] / sizes))) < 1e-3:
+        return "an affine whose axes lie in one plane; wanted three directions"
+    return None
+
+
 def _check_affine(volume: Volume, name: str) -> None:
     affine = volume.affine
     assert affine is not None
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (sizes < 1e-6).any():
-        raise InputError(f"{name}: found voxel sizes {sizes.tolist()}; wanted an affine of positive sizes")
-    cosines = (affine[:3, :3] / sizes).T @ (affine[:3, :3] / sizes)
-    shear = float(np.abs(cosines - np.eye(3)).max())
-    if abs(float(np.linalg.det(affine[:3, :3] / sizes))) < 1e-3:
-        raise InputError(f"{name}: found an affine whose axes lie in one plane; wanted three directions")
+    wrong = unusable_affine(affine)
+    if wrong is not None:
+        raise InputError(f"{name}: found {wrong}")
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    shear = float(np.abs(axes.T @ axes - np.eye(3)).max())
     if shear > _SHEAR_TOLERANCE and not volume.warnings:
         angle = float(np.degrees(np.arcsin(min(1.0, shear))))
         volume.warnings.append(f"axes are {angle:.1f} degrees from orthogonal: resampled to an orthogonal grid inside")

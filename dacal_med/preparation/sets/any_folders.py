@@ -40,9 +40,9 @@ def parse_table(text: str, option: str) -> LabelTable:
     rows: list[tuple[int | tuple[int, int], str, int, str]] = []
     numbers: dict[str, int] = {}
     for item in text.split(","):
-        match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*=\s*(\S.*?)\s*", item)
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*=\s*(\S.*?)\s*", item)
         if match is None:
-            raise InputError(f"{option}: found {item!r}; wanted VALUE=NAME, such as '0=background,1=liver'.")
+            raise InputError(f"{option}: found {item[:100]!r}; wanted VALUE=NAME, such as '0=background,1=liver'.")
         low, high, name = int(match[1]), int(match[2] or match[1]), match[3]
         rows.append(((low, high), name, numbers.setdefault(name, len(numbers)), name))
     if next(iter(numbers)) != "background" or len(numbers) < 2:

@@ -1,0 +1,190 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Malformed checkpoints, weights and sums; damaged and foreign configurations of an export."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+from dacal_med.core.statistics import SegmentationStatistics
+from dacal_med.errors import InputError
+from dacal_med.handlers import ResumableCheckpoint
+from dacal_med.handlers.sums import load_sums, save_sums
+from dacal_med.handlers.weights import load_weights
+from dacal_med.site import checksums
+from dacal_med.site.model import Model
+from tests.engines.builders import tiny_network, tiny_trainer
+from tests.fuzz.images import AFFINE, good_array
+from tests.fuzz.outcomes import attempt, in_time
+from tests.fuzz.test_datalists import STRANGE, places, replaced
+from tests.site.builders import export_folder, inference
+
+Make = Callable[[dict[str, Any]], Any]
+KINDS = ("checkpoint", "weights", "sums")
+
+
+def stored(content: Any, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    torch.save(content, stream, **options)
+    return stream.getvalue()
+
+
+def without_entry(data: bytes, name: str) -> bytes:
+    """The archive without the entries of that name."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(stream, "w") as new:
+        for item in old.namelist():
+            if not item.endswith(name):
+                new.writestr(item, old.read(item))
+    return stream.getvalue()
+
+
+def damaged(data: bytes) -> dict[str, bytes]:
+    cuts = (0, 1, 4, 30, len(data) // 4, len(data) // 2, len(data) - 30, len(data) - 1)
+    files = {f"cut after {cut} bytes": data[:cut] for cut in cuts}
+    for share in (0, 10, 30, 50, 70, 90):
+        changed = bytearray(data)
+        changed[len(data) * share // 100] ^= 0x55
+        files[f"a byte changed at {share} %"] = bytes(changed)
+    files["no pickle in it"] = without_entry(data, "data.pkl")
+    files["a tensor missing"] = without_entry(data, "data/0")
+    files["an empty archive"] = without_entry(data, "")
+    files["zeros"] = bytes(len(data))
+    files["text"] = b"no weights\n" * 50
+    files["bytes behind it"] = data + b"more"
+    return files
+
+
+def foreign(good: dict[str, Any]) -> dict[str, bytes]:
+    """Whole files of something else."""
+    things = {"a tensor": torch.zeros(3), "nothing": None, "a list": [good], "empty": {}, "a number": 3}
+    files = {f"holds {what}": stored(thing) for what, thing in things.items()}
+    for key in good:
+        files[f"without {key}"] = stored({k: v for k, v in good.items() if k != key})
+        for what, thing in {**things, "text": "text", "other": {"x": torch.zeros(2)}}.items():
+            files[f"{key} is {what}"] = stored({**good, key: thing})
+    files["old format"] = stored(good, _use_new_zipfile_serialization=False)
+    files["old format, cut"] = files["old format"][:-40]
+    return files
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory) -> dict[str, dict[str, Any]]:
+    """What whole files hold."""
+    folder = tmp_path_factory.mktemp("good")
+    tiny_trainer(handlers=(ResumableCheckpoint(folder),), max_epochs=2).run()
+    statistics = SegmentationStatistics(2)
+    statistics.update(torch.full((1, 2, 4, 4), 0.5), torch.zeros(1, 1, 4, 4))
+    save_sums(folder / "sums.pt", [statistics], ["background", "organ"], ["a"], {"some": ["organ"]})
+    newest = max(folder.glob("checkpoint_iteration=*.pt"), key=lambda path: int(path.stem.split("=")[1]))
+    return {
+        "checkpoint": torch.load(newest, weights_only=True),
+        "weights": dict(tiny_network(2).state_dict()),
+        "sums": torch.load(folder / "sums.pt", weights_only=True),
+    }
+
+
+def resumed(path: Path) -> Any:
+    trainer = tiny_trainer(handlers=(ResumableCheckpoint(path.parent / "out", resume=str(path)),), max_epochs=2)
+    trainer.run()
+    return trainer.state.iteration
+
+
+LOADERS: dict[str, Callable[[Path], Any]] = {
+    "checkpoint": resumed,
+    "weights": lambda path: load_weights(tiny_network(2), path),
+    "sums": lambda path: load_sums(path).summarise(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("group", ["damaged", "foreign"])
+def test_a_file_is_refused_or_what_it_should_be(kind, group, good, tmp_path):
+    files = damaged(stored(good[kind])) if group == "damaged" else foreign(good[kind])
+    wrong, refused = {}, 0
+    for what, data in files.items():
+        path = tmp_path / "file.pt"
+        path.write_bytes(data)
+        try:
+            refused += attempt(lambda path=path: (LOADERS[kind](path),), "file.pt") is None
+        except Exception as error:
+            wrong[what] = f"{type(error).__name__}: {str(error)[:200]}"
+        assert not list((tmp_path / "out").glob(".*")), what
+    assert not wrong
+    assert refused > len(files) // 2
+
+
+def test_the_newest_whole_checkpoint_is_taken(good, tmp_path):
+    whole = stored(good["checkpoint"])
+    (tmp_path / "checkpoint_iteration=6.pt").write_bytes(whole)
+    (tmp_path / "checkpoint_iteration=9.pt").write_bytes(whole[:-100])
+    (tmp_path / "checkpoint_iteration=best.pt").write_bytes(whole)
+    (tmp_path / "checkpoint_iteration=.pt").write_bytes(b"")
+    trainer = tiny_trainer(handlers=(ResumableCheckpoint(tmp_path, resume=True),), max_epochs=2)
+    with in_time():
+        trainer.run()
+    assert trainer.state.iteration == 6
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    nib.save(nib.Nifti1Image(good_array(), AFFINE), folder / "image.nii")
+    return export_folder(folder / "export").parent
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_a_sites_configuration_with_anything_in_any_place(what, site, tmp_path):
+    export = Path(shutil.copytree(site / "export", tmp_path / "export"))
+    network = inference(export, site / "image.nii", tmp_path / "out").network
+    path, weights = export / "configs" / "metadata.json", export / "models" / "model.pt"
+    metadata = {**json.loads(path.read_text()), "segment_codes": {}}
+    read = ["name", "version", "segment_codes", "network_data_format"]
+    for place in (place for place in places(metadata) if place and place[0] in read):
+        path.write_text(json.dumps(replaced(metadata, place, STRANGE[what])))
+        model = attempt(lambda: Model.load(export, weights, network, torch.device("cpu")), "metadata.json", "weights")
+        if model is not None:
+            assert model.num_classes == 2
+            assert model.modality is None or model.modality in ("CT", "MR", "PT", "US")
+            assert len(model.trust(1.0, "ml").classes) in (1, 2)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"schema": 1}', "null", '{"schema": "x", "intensity": 3}'])
+def test_a_reference_that_is_none(content, site, tmp_path):
+    export = Path(shutil.copytree(site / "export", tmp_path / "export"))
+    (export / "configs" / "trust.json").write_text(content)
+    checksums.write(export)
+    with pytest.raises(InputError, match=r"trust.json"):
+        inference(export, site / "image.nii", tmp_path / "out").run()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"\xff\xfe", b"0" * 64 + b"  ../x\n", b"0" * 64 + b"  absent\n"])
+def test_sums_that_are_none(content, site, tmp_path):
+    export = Path(shutil.copytree(site / "export", tmp_path / "export"))
+    (export / "SHA256SUMS").write_bytes(content)
+    with pytest.raises(InputError):
+        inference(export, site / "image.nii", tmp_path / "out").run()
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_without_finite_numbers_do_not_become_a_result(site, tmp_path):
+    export = Path(shutil.copytree(site / "export", tmp_path / "export"))
+    weights = export / "models" / "model.pt"
+    state = torch.load(weights, weights_only=True)
+    torch.save({name: torch.full_like(value, np.nan) for name, value in state.items()}, weights)
+    checksums.write(export)
+    (case,) = inference(export, site / "image.nii", tmp_path / "out").run()["cases"]
+    assert case["status"] == "failed"
+    assert "finite" in case["error"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["case_0001.json", "summary.json"]
