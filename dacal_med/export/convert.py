@@ -23,6 +23,7 @@ from dacal_med.engines.weights import load_safely
 from dacal_med.export.archives import normalised
 from dacal_med.export.deployed import build_network, read_json
 from dacal_med.export.layout import CONFIGS, DEPLOY, INPUT, METADATA, MODELS, OUTPUT, WEIGHTS
+from dacal_med.export.onnx_graph import rewrite
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,6 +80,7 @@ def _onnx(program: torch.export.ExportedProgram) -> bytes:
     exported = torch.onnx.export(program, (), dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT])
     assert exported is not None
     proto = exported.model_proto
+    rewrite(proto)
     for owner in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.functions):
         # How the exporter came to each node, of no use to a runtime.
         del owner.metadata_props[:]
