@@ -83,7 +83,7 @@ def theirs(cases: int, load: Callable[[int], tuple[Tensor, Tensor]]) -> tuple[fl
     began = time.perf_counter()
     scores = {"dice": dice.aggregate(), "miou": iou.aggregate(), "ece": error.aggregate()}
     seconds += time.perf_counter() - began
-    return seconds, {name: float(value) for name, value in scores.items()}
+    return seconds, {name: float(torch.as_tensor(value)) for name, value in scores.items()}
 
 
 VARIANTS = {"one pass": ours, "MONAI": theirs}

@@ -6,7 +6,7 @@ Writes a synthetic series (int16, a bright ellipsoid in noise) and an exported f
 and runs it in a process of its own. Each line is JSON: what was asked for, peak resident memory of the process in MiB,
 and seconds. The first is a tiny volume: what the libraries alone take.
 
-    python scripts/benchmark_site_memory.py --work /tmp/benchmark
+    python -m scripts.benchmark_site_memory --work /tmp/benchmark
 """
 
 from __future__ import annotations
@@ -24,13 +24,12 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from pydicom.dataset import FileDataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 from torch import nn
 
 from dacal_med.export.site_config import site_inference_config
 from dacal_med.site import checksums
 from dacal_med.site.files import write_json
+from scripts.dicom_series import write_series
 
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLE = ROOT / "bundles" / "dacal_ct2mr"
@@ -44,36 +43,12 @@ def write_ct(folder: Path, size: Sequence[int]) -> None:
         folder: where.
         size: columns, rows, slices.
     """
-    folder.mkdir(parents=True)
     columns, rows, slices = size
-    study, series, frame = generate_uid(), generate_uid(), generate_uid()
     x, y, z = (np.linspace(-1, 1, n, dtype=np.float32) for n in size)
     disc = (x[None] ** 2 + y[:, None] ** 2) * 4
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 20, (rows, columns)).astype(np.float32)
-    for index in range(slices):
-        path = folder / f"{index:04d}.dcm"
-        meta = FileMetaDataset()
-        meta.MediaStorageSOPClassUID, meta.TransferSyntaxUID = CTImageStorage, ExplicitVRLittleEndian
-        meta.MediaStorageSOPInstanceUID = generate_uid()
-        image = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-        image.SOPClassUID, image.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-        image.PatientName, image.PatientID, image.PatientBirthDate, image.PatientSex = "", "", "", ""
-        image.StudyInstanceUID, image.SeriesInstanceUID, image.FrameOfReferenceUID = study, series, frame
-        image.StudyDate, image.StudyTime, image.StudyID, image.AccessionNumber = "", "", "", ""
-        image.ReferringPhysicianName, image.Manufacturer, image.PositionReferenceIndicator = "", "", ""
-        image.Modality, image.SeriesNumber, image.InstanceNumber = "CT", 1, index + 1
-        image.ImageType = ["DERIVED", "SECONDARY", "AXIAL"]
-        image.Rows, image.Columns, image.PixelSpacing = rows, columns, [VOXEL[1], VOXEL[0]]
-        image.SliceThickness = VOXEL[2]
-        image.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-        image.ImagePositionPatient = [0, 0, index * VOXEL[2]]
-        image.SamplesPerPixel, image.PhotometricInterpretation = 1, "MONOCHROME2"
-        image.BitsAllocated, image.BitsStored, image.HighBit, image.PixelRepresentation = 16, 16, 15, 1
-        image.RescaleSlope, image.RescaleIntercept = 1, 0
-        values = np.where(disc + 4 * z[index] ** 2 < 1, 200, -50) + np.roll(noise, index, 0)
-        image.PixelData = values.astype("<i2").tobytes()
-        image.save_as(path, enforce_file_format=True)
+    noise = np.random.default_rng(0).normal(0, 20, (rows, columns)).astype(np.float32)
+    values = (np.where(disc + 4 * z[k] ** 2 < 1, 200, -50) + np.roll(noise, k, 0) for k in range(slices))
+    write_series(folder, values, VOXEL, "CT")
 
 
 def write_export(folder: Path, spacing: Sequence[float], classes: int) -> None:

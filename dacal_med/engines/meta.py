@@ -149,19 +149,24 @@ class TemperatureLearner:
         if self.follows_held_out:
             assert held_out_logits is not None and batch.held_out is not None  # the engine has checked
             self._follow(held_out_logits, batch.held_out)
-        log_temperature = self.labeller.temperature(logits, batch.target_image).log()
-        leaf = log_temperature.detach().requires_grad_(True)
-        pseudo = self.labeller.from_temperature(logits, leaf.exp())
-        mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
+        # Graphs of temperatures and labels are made after the student's passes, whose own graphs need the memory.
+        with torch.no_grad():
+            log_temperature = self.labeller.temperature(logits, batch.target_image).log()
+            pseudo = self.labeller.from_temperature(logits, log_temperature.exp())
+            mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
+        weights = pseudo.weights
+        del pseudo
+        targets = mix_a.targets.requires_grad_(True)
         pieces = zip(batch.in_parts(parts), in_parts(mask, parts), hard.in_parts(parts), strict=True)
         outer_losses = [self.objective.outer_loss(*piece) for piece in pieces]
         if parts == 1:
-            result = self.step(mix_a, outer_losses[0], [leaf])
+            result = self.step(mix_a, outer_losses[0], [targets])
         else:
-            result = self.step.in_parts(mix_a.in_parts(parts), outer_losses, [leaf])
-        gradient = result.gradients[0]
-        assert gradient is not None  # the soft labels depend on every temperature
-        supervised = (~mask & (pseudo.weights > 0)).to(gradient.dtype)
+            result = self.step.in_parts(mix_a.in_parts(parts), outer_losses, [targets])
+        pushes = result.gradients[0]
+        assert pushes is not None  # the meta-gradient is a sum over all soft labels
+        gradient = self._through_labels(pushes, log_temperature, batch, mask, logits)
+        supervised = (~mask & (weights > 0)).to(gradient.dtype)
         groups = self._groups(logits)
         # Sum of squares and count of the voxels with a push, and count of all voxels: by group, over ranks.
         totals = torch.stack(
@@ -177,6 +182,7 @@ class TemperatureLearner:
         if finite and bool((squares > 0).any()):
             present = (voxels > 0).sum()
             scale = torch.where(squares > 0, (squares * pushed).rsqrt(), 0.0) / (squares > 0).sum()
+            log_temperature = self.labeller.temperature(logits, batch.target_image).log()
             pull = self.prior * (log_temperature - self.labeller.log_prior).square() / (voxels * present)[groups]
             self.optimizer.zero_grad(set_to_none=True)
             ((gradient * scale[groups] * log_temperature).sum() + pull.sum()).backward()
@@ -186,6 +192,16 @@ class TemperatureLearner:
         # Each rank's gradient is that of a mean over its own voxels.
         norm = float((squares.sum() / world_size()).sqrt())
         return MetaReport(float(losses[0]), float(losses[1]), norm, finite)
+
+    def _through_labels(
+        self, pushes: Tensor, log_temperature: Tensor, batch: DomainBatch, mask: Tensor, logits: Tensor
+    ) -> Tensor:
+        """Return the gradient with respect to ``log T``, from that with respect to the labels of mix A."""
+        leaf = log_temperature.requires_grad_(True)
+        pseudo = self.labeller.from_temperature(logits, leaf.exp())
+        mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
+        (gradient,) = torch.autograd.grad(mix_a.targets, leaf, pushes)
+        return gradient
 
     @torch.no_grad()
     def _follow(self, logits: Tensor, truth: LabelledBatch) -> None:

@@ -95,14 +95,12 @@ def compare(name: str, wanted: Tensor, found: Tensor, shape: Sequence[int]) -> A
     return Agreement(name, tuple(shape), same, float((found - wanted).abs().max()))
 
 
-def load_format(folder: Path, name: str, spinning: bool = False) -> Predictor:
+def load_format(folder: Path, name: str) -> Predictor:
     """Return the network of one format of an exported folder, on the CPU.
 
     Args:
         folder: the exported folder.
         name: one of :data:`~dacal_med.export.layout.FORMATS`.
-        spinning: let ONNX Runtime's threads wait in a loop, which it does by default; they take the cores of what runs
-            next.
     """
     path = folder / MODELS / name
     if path.suffix == ".pt":
@@ -117,7 +115,8 @@ def load_format(folder: Path, name: str, spinning: bool = False) -> Predictor:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    # Threads that wait in a loop take the cores of what runs next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return lambda image: torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
 
