@@ -31,7 +31,7 @@ def export_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--metrics_file", type=Path, help="the training run's metrics.json (default: beside the weights, or in eval/)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the training run (default: 0)")
+    parser.add_argument("--seed", type=int, help="of the training run (default: as recorded beside the weights)")
     parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     return parser
 

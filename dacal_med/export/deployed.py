@@ -175,6 +175,25 @@ def channels_after_loading(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
     return {**preprocessing, "transforms": transforms}
 
 
+def training_seed(model_file: Path, given: int | None) -> int:
+    """Return the seed that a model was trained with, which says which source cases were held out.
+
+    Args:
+        model_file: the weights, beside which training records it.
+        given: what the command line says; ``None`` for nothing.
+
+    Raises:
+        InputError: if it is known from neither, or the two differ.
+    """
+    beside = model_file.with_suffix(".json")
+    recorded = read_json(beside).get("seed") if beside.is_file() else None
+    if given is None and not isinstance(recorded, int):
+        raise InputError(f"{beside}: found no seed of the training run; wanted one, or --seed")
+    if given is not None and recorded not in (None, given):
+        raise InputError(f"--seed: found {given}, wanted that of the training run, which is {recorded} in {beside}")
+    return int(recorded if given is None else given)  # type: ignore[arg-type]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 

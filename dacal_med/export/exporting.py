@@ -17,7 +17,7 @@ from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.errors import InputError
 from dacal_med.export.card import model_card
 from dacal_med.export.checking import Agreement, check_formats
-from dacal_med.export.deployed import Deployed, load_deployed, read_json
+from dacal_med.export.deployed import Deployed, load_deployed, read_json, training_seed
 from dacal_med.export.folder import building, convert, copy_code
 from dacal_med.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
 from dacal_med.export.packages import bill_of_materials, require_converters, requirements
@@ -40,7 +40,7 @@ class Export:
         dataset_dir: the training run's data (a folder with ``datalist.json``), or a folder of images of the target; by
             default what the bundle uses without data, its phantom.
         metrics_file: the training run's ``metrics.json``; by default beside the weights, else in the bundle's ``eval``.
-        seed: of the training run, which says which source cases were held out.
+        seed: of the training run, which says which source cases were held out; by default that beside the weights.
         overrides: ``(key, value)`` that the training run was given.
         force: replace ``out`` if it is there.
     """
@@ -50,7 +50,7 @@ class Export:
     model_file: Path | None = None
     dataset_dir: Path | None = None
     metrics_file: Path | None = None
-    seed: int = 0
+    seed: int | None = None
     overrides: tuple[tuple[str, str], ...] = ()
     force: bool = False
 
@@ -77,7 +77,8 @@ class Export:
             data = self._training_data(deployed)
             if data is not None:
                 train = deployed.bundle / CONFIGS / "train.json"
-                reference = build_reference(str(train), model_file, data, self.seed, deployed.overrides)
+                seed = training_seed(model_file, self.seed)
+                reference = build_reference(str(train), model_file, data, seed, deployed.overrides)
                 write_reference(folder / CONFIGS / TRUST, reference)
             self._document(folder, deployed, scores, model_file, batches, data)
             checksums.write(folder)

@@ -8,7 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from dacal_med.export.deployed import values_of
+from dacal_med.export.deployed import training_seed, values_of
 from dacal_med.export.trust_reference import build_reference, write_reference
 
 
@@ -24,7 +24,11 @@ def parser() -> argparse.ArgumentParser:
     command.add_argument("--config_file", nargs="+", required=True, help="the bundle's train.json, and overlays")
     command.add_argument("--model_file", type=Path, required=True, help="the trained weights")
     command.add_argument("--dataset_dir", type=Path, required=True, help="folder with datalist.json")
-    command.add_argument("--seed", type=int, required=True, help="of the training run: it says what was held out")
+    command.add_argument(
+        "--seed",
+        type=int,
+        help="of the training run, it says what was held out (default: as recorded beside the weights)",
+    )
     command.add_argument("--out", type=Path, required=True, help="the file to write")
     return command
 
@@ -43,7 +47,8 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> in
         InputError: see :func:`dacal_med.export.trust_reference.build_reference`.
     """
     values = values_of(overrides)
-    reference = build_reference(options.config_file, options.model_file, options.dataset_dir, options.seed, values)
+    seed = training_seed(options.model_file, options.seed)
+    reference = build_reference(options.config_file, options.model_file, options.dataset_dir, seed, values)
     write_reference(options.out, reference)
     made = reference["made_from"]
     print(

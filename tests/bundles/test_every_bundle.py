@@ -138,6 +138,7 @@ def test_training_writes_all_that_it_promises(bundle, trained_of):
     assert (trained / "reliability.png").stat().st_size > 10_000
     task = json.loads((trained / "model.json").read_text())
     assert task["num_classes"] == len(bundle.classes)
+    assert task["seed"] == 0
     spacing = (1.0, 1.0)
     if not bundle.streets:
         spacing = KINDS[bundle.kind].spacing(bundle.phantom.get("spacing_mm")) or spacing

@@ -49,6 +49,7 @@ def make_run(bundle: Bundle, folder: Path) -> Path:
     torch.save(parser.get_parsed_content("network_def").state_dict(), folder / "model.pt")
     spacing = [bundle.phantom.get("spacing_mm", 1.0)] * bundle.spatial_dims
     task = {"class_names": names, "num_classes": len(names), "spacing": spacing, "roi_size": bundle.tiny["roi_size"]}
+    task["seed"] = 0
     (folder / "model.json").write_text(json.dumps(task))
     (folder / "metrics.json").write_text(json.dumps(scores(names)))
     return folder / "model.pt"

@@ -16,6 +16,7 @@ import torch
 from dacal_med.cli import main
 from dacal_med.core.tensors import plain
 from dacal_med.errors import InputError
+from dacal_med.export.deployed import training_seed
 from dacal_med.export.trust_reference import APPEARANCES, TrainedModel, build_reference, case_shifts, held_out_shifts
 from dacal_med.site.trust import TrustAccumulator
 from tests.export.builders_trust import OVERRIDES, TRAIN, data_set, weights
@@ -127,6 +128,20 @@ def test_the_command_writes_it(folder, reference, tmp_path, capsys):
     assert main(words) == 0
     assert json.loads(out.read_text()) == json.loads(json.dumps(reference))
     assert "3 target images, 2 held-out source cases" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", [None, {}])
+def test_the_seed_is_that_of_the_training_run(tmp_path, content):
+    model_file = tmp_path / "model.pt"
+    if content is not None:
+        (tmp_path / "model.json").write_text(json.dumps(content))
+    assert training_seed(model_file, 3) == 3
+    with pytest.raises(InputError, match=r"model\.json: found no seed of the training run; wanted one, or --seed"):
+        training_seed(model_file, None)
+    (tmp_path / "model.json").write_text('{"seed": 5}')
+    assert training_seed(model_file, None) == training_seed(model_file, 5) == 5
+    with pytest.raises(InputError, match="--seed: found 3, wanted that of the training run, which is 5 in "):
+        training_seed(model_file, 3)
 
 
 def test_the_command_tells_bad_input_in_a_line(folder, tmp_path, capsys):
