@@ -165,7 +165,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"labels": {"0": "a"}}, "names 1 class"),
     ({"labels": {"x": "a", "1": "b"}}, "'x'; wanted integers"),
     ({"labels": {"0": "a", "1": "a"}}, "name.*more than once"),
-    ({"labels": {"0": "a", "1": " "}}, "label 1 is named"),
+    ({"labels": {"0": "a", "1": " "}}, "label '1' is named"),
     ({"labels": {"1": "a", "01": "b", "2": "c"}}, "value 1 twice"),
     ({"source": []}, "'source' is empty"),
     ({"source": {"image": "a.nii.gz"}}, "wanted a list"),
