@@ -152,10 +152,7 @@ class TemperatureLearner:
         # Graphs of temperatures and labels are made after the student's passes, whose own graphs need the memory.
         with torch.no_grad():
             log_temperature = self.labeller.temperature(logits, batch.target_image).log()
-            pseudo = self.labeller.from_temperature(logits, log_temperature.exp())
-            mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
-        weights = pseudo.weights
-        del pseudo
+            mix_a, weights = self._mix(log_temperature, batch, mask, logits)
         targets = mix_a.targets.requires_grad_(True)
         pieces = zip(batch.in_parts(parts), in_parts(mask, parts), hard.in_parts(parts), strict=True)
         outer_losses = [self.objective.outer_loss(*piece) for piece in pieces]
@@ -165,7 +162,8 @@ class TemperatureLearner:
             result = self.step.in_parts(mix_a.in_parts(parts), outer_losses, [targets])
         pushes = result.gradients[0]
         assert pushes is not None  # the meta-gradient is a sum over all soft labels
-        gradient = self._through_labels(pushes, log_temperature, batch, mask, logits)
+        leaf = log_temperature.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(self._mix(leaf, batch, mask, logits)[0].targets, leaf, pushes)
         supervised = (~mask & (weights > 0)).to(gradient.dtype)
         groups = self._groups(logits)
         # Sum of squares and count of the voxels with a push, and count of all voxels: by group, over ranks.
@@ -193,15 +191,13 @@ class TemperatureLearner:
         norm = float((squares.sum() / world_size()).sqrt())
         return MetaReport(float(losses[0]), float(losses[1]), norm, finite)
 
-    def _through_labels(
-        self, pushes: Tensor, log_temperature: Tensor, batch: DomainBatch, mask: Tensor, logits: Tensor
-    ) -> Tensor:
-        """Return the gradient with respect to ``log T``, from that with respect to the labels of mix A."""
-        leaf = log_temperature.requires_grad_(True)
-        pseudo = self.labeller.from_temperature(logits, leaf.exp())
+    def _mix(
+        self, log_temperature: Tensor, batch: DomainBatch, mask: Tensor, logits: Tensor
+    ) -> tuple[LabelledBatch, Tensor]:
+        """Return mix A with the labels that temperatures give, and the weights of the target's voxels."""
+        pseudo = self.labeller.from_temperature(logits, log_temperature.exp())
         mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
-        (gradient,) = torch.autograd.grad(mix_a.targets, leaf, pushes)
-        return gradient
+        return mix_a, pseudo.weights
 
     @torch.no_grad()
     def _follow(self, logits: Tensor, truth: LabelledBatch) -> None:
