@@ -138,8 +138,9 @@ def benchmark(settings: Settings, rounds: int) -> list[dict[str, Any]]:
     found: dict[str, list[dict[str, float]]] = {row.name: [] for row in ROWS}
     for turn in range(rounds):
         for row in ROWS:
-            print(f"round {turn + 1} of {rounds}: {row.name}", file=sys.stderr, flush=True)
-            found[row.name].append(measure_in_child(row, settings))
+            result = measure_in_child(row, settings)
+            print(f"round {turn + 1} of {rounds}: {row.name}: {json.dumps(result)}", file=sys.stderr, flush=True)
+            found[row.name].append(result)
     records: list[dict[str, Any]] = []
     for row in ROWS:
         record: dict[str, Any] = {"name": row.name, "rounds": rounds, **asdict(settings)}
