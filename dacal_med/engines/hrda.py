@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from monai.inferers import sliding_window_inference
-from monai.networks.layers.factories import Conv
 from torch import Tensor, nn
-from torch.nn import functional
 
-from dacal_med.core.tensors import INTERPOLATIONS, plain
+from dacal_med.core.tensors import plain
 from dacal_med.errors import InputError
+from dacal_med.site.networks.multi_resolution import MultiResolution, surrounded
 
 
 @dataclass(frozen=True)
@@ -48,56 +46,12 @@ def in_window(values: Tensor, window: Sequence[slice]) -> Tensor:
     return values[(slice(None), slice(None), *window)]
 
 
-class ScaleAttention(nn.Module):
-    """Says for each class and cell of the context how far the detail is to be trusted.
+class HRDA(MultiResolution):
+    """Multi-resolution prediction as it is trained; see :class:`~dacal_med.site.networks.MultiResolution`.
 
-    A fresh head (last layer zero) gives 0.5 everywhere.
-
-    Args:
-        num_classes: number of classes.
-        in_channels: image channels.
-        spatial_dims: number of axes.
-        hidden_channels: width.
-    """
-
-    def __init__(self, num_classes: int, in_channels: int, spatial_dims: int, hidden_channels: int = 16) -> None:
-        super().__init__()
-        convolution = Conv[Conv.CONV, spatial_dims]
-        last = convolution(hidden_channels, num_classes, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-        self.layers = nn.Sequential(
-            convolution(num_classes + in_channels, hidden_channels, 3, padding=1),
-            nn.LeakyReLU(0.1),
-            convolution(hidden_channels, hidden_channels, 3, padding=1),
-            nn.LeakyReLU(0.1),
-            last,
-        )
-
-    def forward(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Return the attention ``(B, C, *cells)`` in ``(0, 1)``.
-
-        Args:
-            logits: ``(B, C, *cells)`` of the context.
-            image: ``(B, channels, *cells)``, the context.
-        """
-        attention = self.layers(torch.cat([logits.log_softmax(dim=1), image], dim=1)).sigmoid()
-        assert isinstance(attention, Tensor)
-        return attention
-
-
-class HRDA(nn.Module):
-    r"""Multi-resolution prediction (HRDA, Hoyer, Dai, Van Gool, ECCV 2022, arXiv 2204.13132) around any network.
-
-    The *context* is the image, coarser by ``scale``; the *detail* is a part of the image at full resolution with as
-    many voxels as the context. One network predicts both, a scale attention ``a`` is learned from the context, and with
-    ``up`` for linear interpolation the prediction is
-
-    .. math:: up((1 - a) \cdot z_{context}) + up(a) \cdot z_{detail}.
-
-    Training, one random detail crop is seen and ``a`` is 0 outside it; its position is drawn from torch's global
-    generator, which the engine seeds. In eval mode detail windows slide over the whole image and nothing is random, so
-    that pseudo-labels come from the fused prediction everywhere.
+    Training, one random detail crop is seen and the attention is 0 outside it; its position is drawn from torch's
+    global generator, which the engine seeds. In eval mode detail windows slide over the whole image and nothing is
+    random, so that pseudo-labels come from the fused prediction everywhere.
 
     Args:
         network: maps ``(B, in_channels, *cells)`` to logits ``(B, num_classes, *cells)``.
@@ -126,23 +80,12 @@ class HRDA(nn.Module):
         overlap: float = 0.5,
         window_batch_size: int = 4,
     ) -> None:
-        super().__init__()
-        if spatial_dims not in INTERPOLATIONS:
-            raise InputError(f"network_def#spatial_dims: found {spatial_dims}, wanted one of {list(INTERPOLATIONS)}")
-        if scale < 2 or not 0.0 <= detail_weight < 1.0 or not 0.0 <= overlap < 1.0 or window_batch_size < 1:
-            raise InputError(
-                f"network_def: found scale={scale}, detail_weight={detail_weight}, overlap={overlap}, "
-                f"window_batch_size={window_batch_size}; wanted at least 2, [0, 1), [0, 1) and at least 1"
-            )
-        self.network = network
-        self.attention = ScaleAttention(num_classes, in_channels, spatial_dims, hidden_channels)
-        self.num_classes = num_classes
-        self.spatial_dims = spatial_dims
-        self.scale = scale
+        super().__init__(
+            network, num_classes, in_channels, spatial_dims, scale, hidden_channels, overlap, window_batch_size
+        )
+        if not 0.0 <= detail_weight < 1.0:
+            raise InputError(f"network_def#detail_weight: found detail_weight={detail_weight}, wanted [0, 1)")
         self.detail_weight = detail_weight
-        self.overlap = overlap
-        self.window_batch_size = window_batch_size
-        self._mode = INTERPOLATIONS[spatial_dims]
         self._recorded: list[AuxiliaryOutput] | None = None
 
     @contextmanager
@@ -167,38 +110,17 @@ class HRDA(nn.Module):
             InputError: if the image's axes do not fit, or the network does not return logits of its input's size.
         """
         image = plain(image)
-        size = tuple(image.shape[2:])
-        if len(size) != self.spatial_dims or any(n % self.scale for n in size):
-            raise InputError(
-                f"HRDA: found images of {list(size)}, wanted {self.spatial_dims} axes, each a multiple of {self.scale}"
-            )
-        crop = tuple(n // self.scale for n in size)
-        context_image = functional.interpolate(image, size=crop, mode="area")
-        context = self._logits(context_image)
-        attention = self.attention(context, context_image)
-        if self.training:
-            window = self._draw(size, crop)
-            detail = self._placed(image, window)
-            attention = attention * self._inside(window, attention)
-        else:
-            detail = self._sliding(image, crop)
-        return self._up((1.0 - attention) * context, size) + self._up(attention, size) * detail
+        if not self.training:
+            return super().forward(image)
+        context, attention = self._context(image)
+        window = self._draw(image.shape[2:])
+        return self._fused(context, attention * self._inside(window, attention), self._placed(image, window))
 
-    def _logits(self, image: Tensor) -> Tensor:
-        logits = self.network(image)
-        wanted = (image.shape[0], self.num_classes, *image.shape[2:])
-        if not isinstance(logits, Tensor) or logits.shape != wanted:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise InputError(f"HRDA: the network gave {found} for {tuple(image.shape)}, wanted logits {wanted}")
-        return plain(logits)
-
-    def _up(self, values: Tensor, size: Sequence[int]) -> Tensor:
-        return functional.interpolate(values, size=tuple(size), mode=self._mode, align_corners=False)
-
-    def _draw(self, size: Sequence[int], crop: Sequence[int]) -> tuple[slice, ...]:
+    def _draw(self, size: Sequence[int]) -> tuple[slice, ...]:
         """Draw a window whose corner lies on the context's grid."""
         window = []
-        for n, length in zip(size, crop, strict=True):
+        for n in size:
+            length = n // self.scale
             start = self.scale * int(torch.randint((n - length) // self.scale + 1, (1,)))
             window.append(slice(start, start + length))
         return tuple(window)
@@ -208,18 +130,10 @@ class HRDA(nn.Module):
         detail = self._logits(in_window(image, window))
         if self._recorded is not None:
             self._recorded.append(AuxiliaryOutput(detail, window, self.detail_weight))
-        # The last axis comes first.
-        margins = [(part.start, n - part.stop) for part, n in zip(window, image.shape[2:], strict=True)]
-        return functional.pad(detail, [edge for pair in reversed(margins) for edge in pair])
+        return surrounded(detail, [part.start for part in window], image.shape[2:])
 
     def _inside(self, window: tuple[slice, ...], like: Tensor) -> Tensor:
         """Return 1 for the context's cells inside the window, else 0, ``(1, 1, *cells)``."""
         inside = torch.zeros((1, 1, *like.shape[2:]), dtype=like.dtype, device=like.device)
         in_window(inside, [slice(part.start // self.scale, part.stop // self.scale) for part in window]).fill_(1.0)
         return inside
-
-    def _sliding(self, image: Tensor, crop: Sequence[int]) -> Tensor:
-        """Predict all of the image in detail, averaging logits where windows overlap, as the paper does."""
-        detail = sliding_window_inference(image, crop, self.window_batch_size, self._logits, overlap=self.overlap)
-        assert isinstance(detail, Tensor)
-        return detail

@@ -18,6 +18,7 @@ from torch import nn
 
 from dacal_med.bundle import check_overrides
 from dacal_med.errors import InputError
+from dacal_med.export.site_network import at_a_site
 from dacal_med.handlers.weights import load_weights
 
 # What a run that trained the network decided, beside the weights; `inference.json` of a bundle reads it from a file.
@@ -100,7 +101,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     config = {key: value for key, value in inference.items() if key not in _OF_THE_RUN}
     # A folder of its own, since there is no bundle around: MONAI Deploy strips what saves.
     config["output_dir"] = "predictions"
-    config["network_def"] = resolved(config["network_def"], config)
+    config["network_def"] = at_a_site(resolved(config["network_def"], config))
     config["preprocessing"] = channels_after_loading(config["preprocessing"])
     network = build_network(config, bundle / "configs" / "inference.json")
     load_weights(network, model_file)
@@ -131,7 +132,9 @@ def build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
         InputError: if the network needs dacal_med, which a site does not have, or cannot be built.
     """
     if "dacal_med" in json.dumps(config["network_def"]):
-        raise InputError(f"{path}: network_def needs dacal_med, wanted a network that MONAI or torch has")
+        raise InputError(
+            f"{path}: network_def needs dacal_med, wanted a network of MONAI, of torch, of dacal_med.networks or HRDA"
+        )
     # What an exported folder calls dacal_site is the same code, wherever this runs.
     definition = json.loads(json.dumps(config["network_def"]).replace('"dacal_site.', '"dacal_med.site.'))
     try:

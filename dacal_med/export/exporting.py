@@ -115,9 +115,9 @@ class Export:
         )
         (folder / DOCS).mkdir()
         (folder / DOCS / "README.md").write_text(card, encoding="utf-8")
-        bill = bill_of_materials(deployed.metadata["name"], deployed.metadata["version"], __version__)
+        bill = bill_of_materials(deployed.network, deployed.metadata["name"], deployed.metadata["version"], __version__)
         write_json(folder / "sbom.cdx.json", bill)
-        (folder / "requirements.txt").write_text(requirements(), encoding="utf-8")
+        (folder / "requirements.txt").write_text(requirements(deployed.network), encoding="utf-8")
 
     def _scores(self, model_file: Path, deployed: Deployed) -> dict[str, Any] | None:
         places = [model_file.parent / "metrics.json"]

@@ -11,11 +11,12 @@ from importlib.util import find_spec
 from typing import Any
 
 from packaging.requirements import Requirement
+from torch import nn
 
 from dacal_med.errors import InputError
 
 REQUIRED = ("torch", "monai", "numpy", "nibabel", "pynrrd", "pydicom", "pillow", "pytorch-ignite", "fire")
-"""What inference at the site imports."""
+"""What inference at the site imports besides the packages of the network's layers."""
 OPTIONAL = ("highdicom", "simpleitk", "onnxruntime")
 """DICOM output, DICOM series geometry and ONNX, listed where they are installed."""
 
@@ -72,20 +73,28 @@ def version(name: str) -> str:
     return metadata.version(name).partition("+")[0]
 
 
-def requirements() -> str:
-    """Return what a site installs, each package in the version that the export was checked with."""
-    lines = [f"{name}=={version(name)}" for name in closure(REQUIRED)]
+def packages_of(network: nn.Module) -> tuple[str, ...]:
+    """Return the packages whose layers a network is made of, sorted; without this one, whose code a site gets."""
+    modules = {type(layer).__module__.partition(".")[0] for layer in network.modules()}
+    installed = metadata.packages_distributions()
+    return tuple(sorted({canonical(p) for name in modules for p in installed.get(name, [])} - {"dacal-med"}))
+
+
+def requirements(network: nn.Module) -> str:
+    """Return what a site installs for a network, each package in the version that the export was checked with."""
+    lines = [f"{name}=={version(name)}" for name in closure((*REQUIRED, *packages_of(network)))]
     return (
         "# pip install -r requirements.txt; the versions that this export was checked with\n" + "\n".join(lines) + "\n"
     )
 
 
-def bill_of_materials(name: str, model_version: str, code_version: str) -> dict[str, Any]:
+def bill_of_materials(network: nn.Module, name: str, model_version: str, code_version: str) -> dict[str, Any]:
     """Return a CycloneDX 1.6 list of what an exported folder runs with.
 
     The same versions give the same list: no time, no serial number.
 
     Args:
+        network: of the model.
         name: of the model.
         model_version: of the model.
         code_version: of the code that is copied into the folder.
@@ -93,8 +102,9 @@ def bill_of_materials(name: str, model_version: str, code_version: str) -> dict[
     Returns:
         JSON-ready.
     """
-    packages = closure((*REQUIRED, *OPTIONAL))
-    roots = [canonical(n) for n in (*REQUIRED, *OPTIONAL) if canonical(n) in packages]
+    wanted = dict.fromkeys(canonical(n) for n in (*REQUIRED, *packages_of(network), *OPTIONAL))
+    packages = closure(tuple(wanted))
+    roots = [n for n in wanted if n in packages]
     model: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": "model",

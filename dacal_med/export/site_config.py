@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dacal_med.errors import InputError
+from dacal_med.export.site_network import at_a_site
 
 # MONAI puts the folder of the configuration on the path before it runs, behind the working directory, which may be
 # another export: its own comes first.
@@ -24,8 +25,9 @@ _IMPORTABLE = "$sys.path.insert(0, @bundle_root) or @bundle_root"
 def site_inference_config(bundle_folder: str | Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the configuration that a site runs.
 
-    Network, preprocessing, inferer and postprocessing stay as the bundle has them; what training decided (classes,
-    spacing, window) is written out, and what runs is :class:`dacal_med.site.run.SiteInference`.
+    Network (under its name at a site), preprocessing, inferer and postprocessing stay as the bundle has them; what
+    training decided (classes, spacing, window) is written out, and what runs is
+    :class:`dacal_med.site.run.SiteInference`.
 
     Args:
         bundle_folder: the bundle.
@@ -58,6 +60,7 @@ def as_site_config(inference: Mapping[str, Any], task: Mapping[str, Any]) -> dic
     config = {key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task")}
     if task:
         config["task"] = dict(task)
+    config["network_def"] = at_a_site(config["network_def"])
     config.update(
         bundle_root=_ROOT,
         code_root=_IMPORTABLE,

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from dacal_med.networks.encoders import ENCODERS, Encoder, encoder
-from dacal_med.networks.heads import HEADS
-from dacal_med.networks.segmentation import SegmentationNetwork, segmentation_network
+from dacal_med.networks.segmentation import encoder, segmentation_network
+from dacal_med.site.networks import ENCODERS, HEADS, Encoder, SegmentationNetwork
 
 __all__ = ["ENCODERS", "HEADS", "Encoder", "SegmentationNetwork", "encoder", "segmentation_network"]

@@ -12,8 +12,6 @@ from typing import Any
 import torch
 from monai.bundle import ConfigParser
 
-from dacal_med.data import ensure_phantom
-from dacal_med.data.phantom_kinds import KINDS
 from dacal_med.export import convert
 from dacal_med.export.exporting import Export
 from tests.bundles.builders import BUNDLES, Bundle
@@ -38,11 +36,10 @@ def make_run(bundle: Bundle, folder: Path) -> Path:
     """Write weights of a tiny network, as a training run does.
 
     Returns:
-        The weights file; ``data`` beside it holds the phantom.
+        The weights file; ``data`` beside it holds what is generated.
     """
-    counts = {"num_source": 6, "num_target_train": 3, "num_target_val": 4}
-    ensure_phantom(folder / "data", kind=bundle.kind, **counts, **bundle.phantom)
-    names = list(KINDS[bundle.kind].labels.values())
+    bundle.make_data(folder / "data", num_source=6, num_target_val=4)
+    names = bundle.classes
     parser = ConfigParser(bundle.load("inference"))
     parser.update({**bundle.tiny, "num_classes": len(names), "bundle_root": str(bundle.folder)})
     torch.manual_seed(1)

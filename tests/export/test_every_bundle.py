@@ -16,7 +16,6 @@ import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.data.torchscript_utils import load_net_with_metadata
 
-from dacal_med.data.phantom_kinds import KINDS
 from dacal_med.export.layout import FORMATS
 from dacal_med.site import checksums
 from tests.conftest import ROOT
@@ -58,8 +57,7 @@ def test_the_folder_is_a_bundle(bundle, site_of):
 
 def test_metadata_names_the_classes_of_the_network(bundle, site_of):
     form = json.loads((site_of(bundle.name) / "configs" / "metadata.json").read_text())["network_data_format"]
-    names = KINDS[bundle.kind].labels.values()
-    assert form["outputs"]["pred"]["channel_def"] == {str(k): name for k, name in enumerate(names)}
+    assert form["outputs"]["pred"]["channel_def"] == {str(k): name for k, name in enumerate(bundle.classes)}
     assert form["inputs"]["image"]["spatial_shape"] == bundle.tiny["roi_size"]
 
 
@@ -82,9 +80,9 @@ def test_onnx_has_free_batch_and_image_axes(bundle, site_of):
     (entry,) = session.get_inputs()
     assert entry.name == "image" and entry.shape[1] == bundle.in_channels
     assert all(isinstance(entry.shape[k], str) for k in (0, *range(2, 2 + bundle.spatial_dims)))
-    size = [8 + 2 * k for k in range(bundle.spatial_dims)]
+    size = [n + 8 + 2 * k for k, n in enumerate(bundle.tiny["roi_size"])]
     (result,) = session.run(["pred"], {"image": torch.rand(5, bundle.in_channels, *size).numpy()})
-    assert list(result.shape) == [5, len(KINDS[bundle.kind].labels), *size]
+    assert list(result.shape) == [5, len(bundle.classes), *size]
 
 
 def test_the_card_says_what_was_measured_and_what_was_not(bundle, site_of):
@@ -92,8 +90,8 @@ def test_the_card_says_what_was_measured_and_what_was_not(bundle, site_of):
     assert "On 2 labelled target cases" in card
     assert "| mean Dice, background left out | 0.6094 | 0.5938 ± 0.062 (2 cases) |" in card
     assert "| Brier score | not measured | not measured |" in card
-    for k, (value, name) in enumerate(KINDS[bundle.kind].labels.items()):
-        assert f"| {value} | {name} |" in card
+    for k, name in enumerate(bundle.classes):
+        assert f"| {k} | {name} |" in card
         assert f"| {name} | {0.5 + k / 64:.4g} | 0.6875 | 0.03125 | 0.4375 | 4096 |" in card
     assert "Not a medical device" in card
     assert "Not measured:" in card

@@ -22,6 +22,7 @@ from dacal_med.export.archives import normalised
 from dacal_med.export.checking import check_formats, compare, load_network
 from dacal_med.export.deployed import build_network, channels_after_loading, load_deployed
 from dacal_med.export.packages import bill_of_materials, closure, requirements
+from dacal_med.export.site_network import at_a_site
 from dacal_med.export.volumes import accepted_sizes
 from dacal_med.site import checksums
 from tests.conftest import ROOT
@@ -138,7 +139,7 @@ def test_without_scores_and_datalist_the_card_says_so(run, tmp_path, here):
 
 
 def test_networks_that_need_training_code_are_refused():
-    config = {"network_def": {"_target_": "dacal_med.engines.hrda.HRDA"}}
+    config = {"network_def": at_a_site({"_target_": "dacal_med.networks.encoder"})}
     with pytest.raises(InputError, match="network_def needs dacal_med"):
         build_network(config, Path("inference.json"))
 
@@ -179,14 +180,15 @@ def test_archives_keep_their_content_and_lose_what_differs(tmp_path):
 
 
 def test_packages_are_listed_in_exact_versions_and_the_same_way_twice():
-    bill = bill_of_materials("model", "1", "2")
-    assert bill == bill_of_materials("model", "1", "2")
+    network = torch.nn.Linear(1, 1)
+    bill = bill_of_materials(network, "model", "1", "2")
+    assert bill == bill_of_materials(network, "model", "1", "2")
     names = {component["name"]: component for component in bill["components"]}
     assert names["torch"]["version"] == torch.__version__.partition("+")[0]
     assert names["monai"]["purl"].startswith("pkg:pypi/monai@")
     references = {component["bom-ref"] for component in bill["components"]} | {"model"}
     assert {ref for entry in bill["dependencies"] for ref in (entry["ref"], *entry["dependsOn"])} <= references
-    assert f"torch=={names['torch']['version']}\n" in requirements()
+    assert f"torch=={names['torch']['version']}\n" in requirements(network)
     assert closure(("no-such-package",)) == {}
     assert "numpy" in closure(("nibabel",))["nibabel"]
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from dacal_med.data.phantom_kinds import KINDS
 from tests.bundles.builders import Bundle
 from tests.site.builders import inference
 
@@ -21,8 +20,7 @@ def test_an_export_segments_images_of_its_task(
     entry = json.loads((data / "datalist.json").read_text())["target_val"][0]
     (case,) = inference(folder, data / entry["image"], tmp_path / "out").run()["cases"]
     assert case["status"] == "ok", case["error"]
-    names = list(KINDS[bundle.kind].labels.values())
-    assert list(case["trust"]["classes"]) == names[1:]
+    assert list(case["trust"]["classes"]) == [name for name in bundle.classes if name != "background"]
     assert case["trust"]["out_of_distribution"]["assessed"]
     assert case["model"]["name"] == json.loads((folder / "configs" / "metadata.json").read_text())["name"]
     for kind in ("segmentation", "confidence"):

@@ -14,7 +14,7 @@ from monai.networks.blocks import Convolution
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacal_med.errors import InputError
+from ..errors import InputError
 
 NORMS = ("batch", "none")
 
