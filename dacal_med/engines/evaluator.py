@@ -19,6 +19,7 @@ from dacal_med.core.scores import pool, summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.subsets import subset_classes
 from dacal_med.core.tensors import plain
+from dacal_med.data.images import is_picture
 from dacal_med.engines.parallel import world_size
 from dacal_med.errors import InputError
 
@@ -154,7 +155,9 @@ class CalibrationEvaluator(Evaluator):
         self.groups.append(batchdata.get("group"))
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return {"image": image, "label": label, "probabilities": probabilities, "index": batchdata["index"]}
+        file = getattr(batchdata["image"], "meta", {}).get("filename_or_obj", "")
+        result = {"image": image, "label": label, "probabilities": probabilities, "index": batchdata["index"]}
+        return {**result, "picture": is_picture(file)}
 
     def _check(self, probabilities: Tensor, label: Tensor) -> None:
         """Refuse what a wrong configuration gives, before sums are made of it."""

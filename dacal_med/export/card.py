@@ -12,17 +12,17 @@ from dacal_med.export.deployed import Deployed
 
 # Scores of `dacal_med.core.scores` that a site reads, and what they mean.
 _SCORES = {
-    "dice": "mean Dice, background left out",
+    "dice": "mean Dice{without}",
     "ece": "expected calibration error (top label, 15 bins)",
     "foreground_ece": "the same over foreground voxels",
     "nll": "negative log-likelihood (nats)",
     "brier": "Brier score",
 }
 _NEVER_MEASURED = (
-    "on images of another scanner, protocol or population than the evaluation cases'",
-    "by age, sex or any other group of patients",
+    "on images of another scanner, camera, protocol, place or population than the evaluation cases'",
+    "by groups of cases, such as age and sex of patients",
     "against a second reader",
-    "as a part of clinical work: reading time, decisions, outcomes",
+    "as a part of anyone's work: time, decisions, outcomes",
 )
 
 
@@ -32,6 +32,7 @@ def model_card(
     weights_digest: str,
     data: str | None,
     sizes: Sequence[Sequence[int]],
+    smallest: Sequence[int],
     trust: bool,
 ) -> str:
     """Return the card as Markdown.
@@ -43,6 +44,7 @@ def model_card(
         weights_digest: SHA-256 of the weights file that training wrote.
         data: name of the data set of the training run, if known.
         sizes: shapes of the batches that the formats were compared on.
+        smallest: image that ``model.pt2`` takes.
         trust: whether the folder says what is usual for the model.
     """
     meta = deployed.metadata
@@ -52,6 +54,7 @@ def model_card(
     rows = "\n".join(f"| {k} | {name} |" for k, name in enumerate(deployed.class_names))
     references = "\n".join(f"- {reference}" for reference in meta.get("references", []))
     shapes = ", ".join("x".join(map(str, shape)) for shape in sizes)
+    least = " x ".join(map(str, smallest))
     usual = (
         "`configs/trust.json` says what is usual for the model (intensities, confidence, how far cases are misjudged)."
         if trust
@@ -99,8 +102,9 @@ Labelled images of the source domain and unlabelled images of the target domain;
 ## Files
 
 - `models/`: `model.pt` (weights), `model.ts` (TorchScript, with metadata and a MONAI-only `inference.json` inside),
-  `model.pt2` (`torch.export`), `model.onnx`; batch size and image size are free in all of them. Each was loaded again
-  and compared with the trained network on real images ({shapes}):
+  `model.pt2` (`torch.export`, images of at least {least}), `model.onnx`; batch size and image size are
+  free in all of them, as far as the network takes them. Each was loaded again and compared with the trained network on
+  real images ({shapes}):
   the same label on at least {MIN_SAME_LABELS:.2%} of the voxels, probabilities within {MAX_DIFFERENCE:.0e}.
 - `configs/`: `inference.json`, `metadata.json`, `logging.conf`, `deploy.json` (what is inside `model.ts`).
 - `dacal_site/`: the code that inference needs besides MONAI; no training code.
@@ -125,8 +129,9 @@ def _measured(scores: Mapping[str, Any] | None, names: Sequence[str]) -> str:
         "| Score | Pooled | Mean ± standard deviation over cases |",
         "|---|---|---|",
     ]
+    without = ", background left out" if names[0].lower() == "background" else ""
     for key, title in _SCORES.items():
-        lines.append(f"| {title} | {_number(scores.get(key))} | {_spread(cases.get(key))} |")
+        lines.append(f"| {title.format(without=without)} | {_number(scores.get(key))} | {_spread(cases.get(key))} |")
     lines += ["", "| Class | Dice | IoU | ECE (one against rest) | NLL | Voxels |", "|---|---|---|---|---|---|"]
     for name in names:
         row = scores.get("per_class", {}).get(name, {})

@@ -121,6 +121,18 @@ def load_format(folder: Path, name: str) -> Predictor:
     return lambda image: torch.from_numpy(session.run([OUTPUT], {INPUT: image.numpy()})[0])
 
 
+def smallest_image(folder: Path) -> tuple[int, ...]:
+    """Return the smallest size along each axis that ``model.pt2`` takes: a graph holds for the sizes it was drawn for.
+
+    Args:
+        folder: the exported folder.
+    """
+    program = torch.export.load(str(folder / MODELS / "model.pt2"))
+    (name,) = program.graph_signature.user_inputs
+    (image,) = (node.meta["val"] for node in program.graph.nodes if node.name == name)
+    return tuple(int(program.range_constraints[length.node.expr].lower) for length in image.shape[2:])
+
+
 def load_network(folder: Path) -> nn.Module:
     """Return the network of ``configs/inference.json`` with the weights of ``models/model.pt``, in eval mode.
 

@@ -16,7 +16,7 @@ from dacal_med import __version__
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.errors import InputError
 from dacal_med.export.card import model_card
-from dacal_med.export.checking import Agreement, check_formats
+from dacal_med.export.checking import Agreement, check_formats, smallest_image
 from dacal_med.export.deployed import Deployed, load_deployed, read_json, training_seed
 from dacal_med.export.folder import building, convert, copy_code
 from dacal_med.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
@@ -111,6 +111,7 @@ class Export:
             checksums.digest(model_file),
             None if data is None else load_datalist(data).name,
             [batch.shape for batch in batches],
+            smallest_image(folder),
             trust=data is not None,
         )
         (folder / DOCS).mkdir()

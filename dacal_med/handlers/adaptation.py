@@ -180,9 +180,8 @@ class AdaptationReport:
             return
         self.evaluation.write_cases(self.output_dir)
         curves = {moment: table_from_lists(self.tables[moment]) for moment in MOMENTS if moment in self.tables}
-        save_figure(
-            reliability_overlay(curves, "Foreground reliability on target_val"), self.output_dir / "reliability.png"
-        )
+        what = "Reliability" if self.evaluation.evaluator.background is None else "Foreground reliability"
+        save_figure(reliability_overlay(curves, f"{what} on target_val"), self.output_dir / "reliability.png")
         shown = {moment: self.scores[moment] for moment in MOMENTS if self.scores[moment] is not None}
         print("\n" + score_table(shown, self.evaluation.evaluator.class_names), flush=True)
         print(f"scores: {self.output_dir / 'metrics.json'}   weights: {self.model_file}", flush=True)

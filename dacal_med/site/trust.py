@@ -128,6 +128,7 @@ class TrustAccumulator:
             "schema": SCHEMA,
             "level": LEVEL,
             "unit": self.unit,
+            "background": self.background,
             "low_confidence_below": LOW_CONFIDENCE,
             "mean_expected_dice": sum(dice) / len(dice) if dice else None,
             "low_confidence_share": sum(self.doubtful.values()) / predicted if predicted else None,
@@ -199,7 +200,9 @@ class TrustAccumulator:
             if test["unusual"]:
                 numbers = f"distance {test['distance']:.3f}, usual up to {test['threshold']:.3f}"
                 messages.append(f"out of distribution: {what[name]} ({numbers})")
-        messages += [f"{name}: found nowhere in this image" for name, c in classes.items() if not c["predicted_volume"]]
+        absent = [name for name, values in classes.items() if not values["predicted_volume"]]
+        if absent:
+            messages.append(f"{', '.join(absent)}: found nowhere in this image")
         return messages
 
 

@@ -96,13 +96,14 @@ def shown_slices(scan: Scan) -> dict[str, int]:
     return result
 
 
-def slice_figure(scan: Scan, position: int, class_names: Sequence[str]) -> Figure:
+def slice_figure(scan: Scan, position: int, class_names: Sequence[str], background: int | None = 0) -> Figure:
     """Draw one slice: image and truth where they are at hand, prediction, confidence, errors.
 
     Args:
         scan: the case.
         position: along the last axis; -1 of a picture.
         class_names: names by class, all of them.
+        background: the class that is not drawn; ``None`` where every class is.
     """
     parts: dict[str, Any] = {"prediction": scan.segmentation, "confidence": scan.confidence}
     if scan.image is not None:
@@ -117,7 +118,7 @@ def slice_figure(scan: Scan, position: int, class_names: Sequence[str]) -> Figur
     if "label" in flat:
         flat["error"] = (flat["prediction"] != flat["label"]) & (flat["label"] != 255)
     image = flat.pop("image", None)
-    return image_panel(image, class_names=class_names, columns=5, size=2.1, **flat)
+    return image_panel(image, class_names=class_names, background=background, columns=5, size=2.1, **flat)
 
 
 def _square(values: Tensor, spacing: Sequence[float]) -> Tensor:

@@ -113,6 +113,11 @@ def class_names(predictions: Sequence[Prediction]) -> list[str]:
     return names or []
 
 
+def background_of(predictions: Sequence[Prediction]) -> int | None:
+    """Return the channel of the background, ``None`` where every class is a structure; 0 in files that do not say."""
+    return next((prediction.trust.get("background", 0) for prediction in predictions if prediction.ok), 0)
+
+
 def anonymous(text: str, secret: str | None = None) -> str:
     """Return a message without UIDs, paths and ``secret``."""
     text = _PATH.sub("(path)", _UID.sub("(UID)", text))

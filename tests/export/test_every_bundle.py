@@ -12,10 +12,12 @@ import sys
 
 import onnx
 import onnxruntime
+import pytest
 import torch
 from monai.bundle import ConfigWorkflow, verify_metadata, verify_net_in_out
 from monai.data.torchscript_utils import load_net_with_metadata
 
+from dacal_med.export.checking import load_format, smallest_image
 from dacal_med.export.layout import FORMATS
 from dacal_med.site import checksums
 from tests.conftest import ROOT
@@ -85,15 +87,26 @@ def test_onnx_has_free_batch_and_image_axes(bundle, site_of):
     assert list(result.shape) == [5, len(bundle.classes), *size]
 
 
+def test_the_card_says_from_which_size_on_the_graph_holds(bundle, site_of):
+    site = site_of(bundle.name)
+    size = smallest_image(site)
+    assert f"images of at least {' x '.join(map(str, size))})" in (site / "docs" / "README.md").read_text()
+    program = load_format(site, "model.pt2")
+    below = [size[0] - 1, *size[1:]]
+    with pytest.raises(RuntimeError, match=f">= {size[0]}, but got {below[0]}"):
+        program(torch.zeros(2, bundle.in_channels, *below))
+
+
 def test_the_card_says_what_was_measured_and_what_was_not(bundle, site_of):
     card = (site_of(bundle.name) / "docs" / "README.md").read_text()
     assert "On 2 labelled target cases" in card
-    assert "| mean Dice, background left out | 0.6094 | 0.5938 ± 0.062 (2 cases) |" in card
+    without = ", background left out" if bundle.classes[0] == "background" else ""
+    assert f"| mean Dice{without} | 0.6094 | 0.5938 ± 0.062 (2 cases) |" in card
     assert "| Brier score | not measured | not measured |" in card
     for k, name in enumerate(bundle.classes):
         assert f"| {k} | {name} |" in card
         assert f"| {name} | {0.5 + k / 64:.4g} | 0.6875 | 0.03125 | 0.4375 | 4096 |" in card
-    assert "Not a medical device" in card
+    assert ("Research only: not for driving" if bundle.streets else "Not a medical device") in card
     assert "Not measured:" in card
 
 

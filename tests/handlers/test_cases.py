@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from monai.data import MetaTensor
 
 from dacal_med.engines import CalibrationEvaluator
 from dacal_med.handlers import cases
@@ -19,7 +20,7 @@ NAMES = ["background", "one", "two"]
 def drawn(monkeypatch):
     """What was drawn, by name, in the order of the cases."""
     seen = []
-    monkeypatch.setattr(cases, "image_panel", lambda class_names, **slices: seen.append(slices))
+    monkeypatch.setattr(cases, "image_panel", lambda class_names, background, **slices: seen.append(slices))
     return seen
 
 
@@ -44,3 +45,16 @@ def test_large_images_are_drawn_smaller(drawn, monkeypatch):
     evaluator.run()
     assert torch.equal(drawn[0]["image"], data[0]["image"][0, ::3, ::3])
     assert {tuple(part.shape) for part in drawn[0].values()} == {(8, 8)}
+
+
+@pytest.mark.parametrize(("file", "upright"), [("street.png", True), ("slice.nii.gz", False)])
+def test_pictures_are_drawn_with_their_first_row_on_top(drawn, file, upright):
+    """Figures put the start of the second axis at the bottom, where pictures have their last row."""
+    (case,) = blobs(1, 2, 1.0, 3)
+    image = case["image"]
+    case["image"] = MetaTensor(image, meta={"filename_or_obj": file})
+    evaluator = CalibrationEvaluator("cpu", [case], tiny_network(2), NAMES)
+    CasePanels(evaluator, 1)
+    evaluator.run()
+    assert torch.equal(drawn[0]["image"], image[0].flip(1) if upright else image[0])
+    assert torch.equal(drawn[0]["label"], (case["label"][0].flip(1) if upright else case["label"][0]).float())

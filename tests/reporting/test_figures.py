@@ -74,6 +74,9 @@ def test_every_class_has_its_colour(classes):
     colours = class_colours(classes)
     assert len(set(colours)) == len(colours) == classes
     assert colours[0] == (0.0, 0.0, 0.0)
+    every = class_colours(classes, background=None)
+    assert len(set(every)) == len(every) == classes
+    assert (0.0, 0.0, 0.0) not in every
 
 
 def test_slice_with_most_foreground():
@@ -106,6 +109,15 @@ def test_panel_draws_what_it_is_given():
     # The first array axis runs to the right, the second upwards.
     np.testing.assert_allclose(full.axes[0].images[0].get_array(), image.numpy().T)
     assert full.axes[0].images[0].origin == "lower"
+
+
+@pytest.mark.parametrize(("background", "drawn"), [(0, ["car"]), (1, ["road"]), (None, ["road", "car"])])
+def test_every_class_but_the_background_is_drawn(background, drawn):
+    prediction = torch.tensor([[0, 0], [0, 1]])
+    figure = image_panel(None, prediction, torch.ones(2, 2), ["road", "car"], background=background)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == drawn
+    opaque = figure.axes[0].images[1].get_array()[..., 3] > 0
+    np.testing.assert_array_equal(opaque, np.ones((2, 2), bool) if background is None else background != prediction.T)
 
 
 def summary(value):

@@ -122,7 +122,7 @@ def test_a_structure_that_is_nowhere_is_told():
     assert result["mean_expected_dice"] is None
     assert result["classes"]["liver"]["expected_dice_interval"] is None
     assert result["classes"]["liver"]["low_confidence_share"] is None
-    assert result["warnings"] == ["liver: found nowhere in this image", "spleen: found nowhere in this image"]
+    assert result["warnings"] == ["liver, spleen: found nowhere in this image"]
     assert json.dumps(result, allow_nan=False)
 
 
