@@ -105,7 +105,7 @@ def test_torchscript_is_loaded_from_exports_alone():
 
 
 def test_inference_configurations_run_nothing_but_monai():
-    """But for the networks of street scenes, which MONAI does not have; their exports do not need them either."""
+    """But for the networks of street scenes, which MONAI does not have."""
     for path in sorted((ROOT / "bundles").glob("*/configs/inference.json")):
         text = path.read_text(encoding="utf-8")
         targets = re.findall(r'"_target_": "([^"]+)"', text)

@@ -16,6 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
+LEGEND = 7
+"""Classes in a row of the legend."""
+
 
 def class_colours(count: int, background: int | None = 0) -> list[tuple[float, float, float]]:
     """Return one colour per class, background black; the first seven are told apart by colour-blind readers too.
@@ -88,6 +91,8 @@ def image_panel(
         A figure.
     """
     colours = class_colours(len(class_names), background)
+    present = {int(k) for part in (prediction, label) if part is not None for k in part.unique()} - {background}
+    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in present]
     parts = [*(["image"] if image is not None else []), *(["truth"] if label is not None else [])]
     parts += ["prediction", "confidence"]
     parts += [name for name, value in (("error", error), ("temperature", temperature)) if value is not None]
@@ -96,7 +101,8 @@ def image_panel(
     columns = min(len(parts), columns)
     rows = math.ceil(len(parts) / columns)
     aspect = min(2.0, width / max(height, 1))
-    figure = Figure(figsize=(size * columns, rows * (size * aspect + 0.3) + 0.4), layout="constrained")
+    legend = 0.2 * (1 + math.ceil(len(handles) / LEGEND))
+    figure = Figure(figsize=(size * columns, rows * (size * aspect + 0.3) + legend), layout="constrained")
     grid = np.ravel(figure.subplots(rows, columns))
     for unused in grid[len(parts) :]:
         unused.set_axis_off()
@@ -121,14 +127,9 @@ def image_panel(
         ticks = [math.exp(-reach), 1.0, math.exp(reach)]
         bar.set_ticks(ticks, labels=[f"{t:.2f}" for t in ticks])
         bar.ax.minorticks_off()
-    present = set(prediction.unique().long().tolist()) | (
-        set() if label is None else set(label.unique().long().tolist())
-    )
-    drawn = present - {background}
-    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in drawn]
     if handles:
         figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False, fontsize=9
+            handles=handles, loc="outside lower center", ncols=min(len(handles), LEGEND), frameon=False, fontsize=9
         )
     if title:
         figure.suptitle(title, fontsize=11)

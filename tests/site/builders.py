@@ -81,16 +81,19 @@ def export_folder(
 
 def inference(folder: Path, dataset_dir: Path | str, output_dir: Path, **options: Any) -> SiteInference:
     """What the folder's configuration builds, in this process and with this tree's code."""
-    parser = ConfigParser(json.loads((folder / "configs" / "inference.json").read_text()))
+    text = (folder / "configs" / "inference.json").read_text().replace('"dacal_site.', '"dacal_med.site.')
+    parser = ConfigParser(json.loads(text))
     parser.update({"bundle_root": str(folder), "device": "cpu", "code_root": str(folder)})
-    parser.update({"site#_target_": "dacal_med.site.run.SiteInference"})
     parser.update({"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), **options})
     return parser.get_parsed_content("site")
 
 
 def run_command(folder: Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run it as a site does: no dacal_med on the path."""
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    """Run it as a site does, where dacal_med cannot be imported."""
+    absent = folder.parent / "absent"
+    (absent / "dacal_med").mkdir(parents=True, exist_ok=True)
+    (absent / "dacal_med" / "__init__.py").write_text("raise ImportError('no site has it')")
+    environment = {**os.environ, "PYTHONPATH": str(absent)}
     config = os.path.relpath(folder / "configs" / "inference.json", cwd)
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]
     for key, value in options.items():
