@@ -41,9 +41,10 @@ def test_the_folder_holds_what_a_site_needs_and_no_training_code(bundle, site_of
         assert os.path.dirname(torch.__file__).encode() not in path.read_bytes()
 
 
-def test_the_folder_is_a_bundle(bundle, site_of):
-    """The steps of the model zoo's verify_bundle, and the property check of a workflow."""
+def test_the_folder_is_a_bundle(bundle, site_of, monkeypatch):
+    """The steps of the model zoo's verify_bundle, and the property check of a workflow, as from inside the folder."""
     site = site_of(bundle.name)
+    monkeypatch.syspath_prepend(str(site))
     schema = str(ROOT / "tests" / "bundles" / "metadata_schema.json")
     verify_metadata(meta_file=str(site / "configs" / "metadata.json"), filepath=schema)
     config = str(site / "configs" / "inference.json")
