@@ -87,7 +87,7 @@ def make_temperature_learner(
     every: int = 4,
     start: int = 0,
     prior: float = 0.1,
-    prior_temperature: float | str = 1.0,
+    prior_temperature: float = 1.0,
     balance: str = "none",
 ) -> TemperatureLearner | None:
     """Return what trains ``labeller``, or ``None`` for labellers that learn nothing.
@@ -104,7 +104,7 @@ def make_temperature_learner(
         every: see :class:`TemperatureLearner`, as the following.
         start: first iteration of self-training with a meta-step and learned labels; hard ones before.
         prior: weight of the prior on ``log T``.
-        prior_temperature: where the prior is centred.
+        prior_temperature: where the prior is centred at the start.
         balance: whether classes weigh the same.
     """
     if not isinstance(labeller, LearnedTemperature):
