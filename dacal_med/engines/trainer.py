@@ -24,6 +24,7 @@ from dacal_med.data.paired import PairedLoader
 from dacal_med.engines.domains import DomainBatch, prepare_domains, sample_seeds
 from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.hosts import Host, LossTerm
+from dacal_med.engines.labellers import temperature_statistics
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
 from dacal_med.engines.student import Loss, MicroBatch, StudentUpdate, checked_logits
@@ -380,27 +381,3 @@ class AdaptationTrainer(Trainer):
         counters = {name: float(getattr(self.state, name)) for name in COUNTERS[:3]}
         output.update({name: count for name, count in counters.items() if count})
         return output
-
-
-def temperature_statistics(temperature: Tensor | None, labeller: PseudoLabeller) -> dict[str, float]:
-    """Summarise a temperature map ``(B, 1, *spatial)``.
-
-    Args:
-        temperature: the map, or ``None`` for labellers without one.
-        labeller: its bounds, if it learns a temperature, decide ``at_bounds``.
-
-    Returns:
-        ``mean``, ``min``, ``max`` and ``at_bounds`` (share of voxels within 1 % of a bound); empty without a map.
-    """
-    if temperature is None:
-        return {}
-    statistics = {
-        "mean": float(temperature.mean()),
-        "min": float(temperature.min()),
-        "max": float(temperature.max()),
-    }
-    if isinstance(labeller, LearnedTemperature):
-        low, high = labeller.bounds
-        at_bounds = (temperature <= low * 1.01) | (temperature >= high * 0.99)
-        statistics["at_bounds"] = float(at_bounds.float().mean())
-    return statistics
