@@ -65,7 +65,10 @@ class TemperatureFeedback:
         inferer: how the deployed network sees a whole image.
         gain: above 0. Labels act on the teacher with the delay of its moving average, and on its confidence on the
             source in part only: 2 closed the gap in three to five epochs of 50 iterations.
-        limit: the centre stays within ``1 / limit`` and ``limit``.
+        lowest: the centre's lower bound, in ``(0, 1]``.
+        highest: its upper bound, from 1. With 1 (default) the feedback takes back softness and never adds any: a
+            teacher that is less sure than right on the source, where it is at its best, has been softened too much,
+            whereas one that is surer than right there may only have learned too few source cases by heart.
         max_cases: cases measured after an epoch; of more, the same evenly spaced ones each time.
 
     Raises:
@@ -77,24 +80,25 @@ class TemperatureFeedback:
         dataset: Sequence[Mapping[str, Any]],
         inferer: Inferer | None = None,
         gain: float = 2.0,
-        limit: float = 4.0,
+        lowest: float = 0.25,
+        highest: float = 1.0,
         max_cases: int = 32,
     ) -> None:
-        if not gain > 0.0 or not limit > 1.0 or max_cases < 1:
+        if not gain > 0.0 or not 0.0 < lowest <= 1.0 <= highest or max_cases < 1:
             raise InputError(
-                f"feedback: found gain={gain}, limit={limit}, max_cases={max_cases}; "
-                f"wanted gain > 0, limit > 1, max_cases >= 1"
+                f"feedback: found gain={gain}, lowest={lowest}, highest={highest}, max_cases={max_cases}; "
+                f"wanted gain > 0, 0 < lowest <= 1 <= highest, max_cases >= 1"
             )
         self.dataset = dataset
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.gain = gain
-        self.limit = limit
+        self.lowest, self.highest = lowest, highest
         count = min(len(dataset), max_cases)
         self.cases = [index * len(dataset) // count for index in range(count)]
 
     def __repr__(self) -> str:
         """Return the settings, by which runs are told apart."""
-        return f"gain={self.gain}, limit={self.limit}, {len(self.cases)} cases"
+        return f"gain={self.gain}, from {self.lowest} to {self.highest}, {len(self.cases)} cases"
 
     def adjust(
         self,
@@ -111,8 +115,7 @@ class TemperatureFeedback:
         gap, slope = self.measure(network, device, ignore_index)
         if math.isfinite(gap) and slope > 0.0:
             step = max(-_MOST, min(_MOST, self.gain * gap / slope))
-            limit = math.log(self.limit)
-            labeller.log_centre.add_(step).clamp_(-limit, limit)
+            labeller.log_centre.add_(step).clamp_(math.log(self.lowest), math.log(self.highest))
         return gap
 
     @torch.no_grad()

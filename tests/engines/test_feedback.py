@@ -70,7 +70,9 @@ def test_the_loop_settles_where_confidence_equals_accuracy(scale, gain):
     )
     labeller = learned()
     teacher = Following(logits, labeller)
-    feedback = TemperatureFeedback([{"image": torch.zeros(1, 12, 12), "label": labels[0]}], gain=gain, limit=1e3)
+    feedback = TemperatureFeedback(
+        [{"image": torch.zeros(1, 12, 12), "label": labels[0]}], gain=gain, lowest=1e-3, highest=1e3
+    )
     gaps = [feedback.adjust(labeller, teacher, "cpu") for _ in range(60)]
     assert abs(gaps[-1]) < 1e-4 < abs(gaps[0])
 
@@ -86,7 +88,7 @@ def test_the_loop_settles_where_confidence_equals_accuracy(scale, gain):
 def test_the_first_step_is_the_gain_times_the_temperature_that_closes_the_gap():
     labeller, network, cases = learned(), tiny_network(2), blobs(3, 2, 1.0, 5)
     inferer = SlidingWindowInferer(roi_size=(8, 8), overlap=0.5)
-    feedback = TemperatureFeedback(cases, inferer, gain=0.01)
+    feedback = TemperatureFeedback(cases, inferer, gain=0.01, highest=2.0)
     gap, slope = feedback.measure(network, "cpu")
     sums = torch.zeros(3, dtype=torch.float64)
     network.eval()
@@ -105,7 +107,7 @@ def test_one_step_and_the_centre_are_bounded():
     sure = torch.full((1, CLASSES, 8, 8), 0.0)
     sure[:, 0] = 3.0  # of the wrong class, everywhere
     labeller = learned()
-    feedback = TemperatureFeedback([{"image": torch.zeros(1, 8, 8), "label": labels}], limit=3.0)
+    feedback = TemperatureFeedback([{"image": torch.zeros(1, 8, 8), "label": labels}], highest=3.0)
     teacher = Following(sure, labeller)
     feedback.adjust(labeller, teacher, "cpu")
     assert float(labeller.log_centre) == pytest.approx(0.5)
@@ -113,6 +115,20 @@ def test_one_step_and_the_centre_are_bounded():
         feedback.adjust(labeller, teacher, "cpu")
     assert float(labeller.log_centre) == pytest.approx(math.log(3.0))
     assert labeller.bounds == pytest.approx((0.25 * 3.0, 4.0 * 3.0))
+
+
+def test_by_default_it_never_softens():
+    labels = torch.ones(1, 8, 8, dtype=torch.uint8)
+    sure, unsure = torch.zeros(1, CLASSES, 8, 8), torch.zeros(1, CLASSES, 8, 8)
+    sure[:, 0], unsure[:, 1] = 3.0, 1.0  # wrong everywhere, and right everywhere without being sure of it
+    labeller = learned()
+    feedback = TemperatureFeedback([{"image": torch.zeros(1, 8, 8), "label": labels}])
+    feedback.adjust(labeller, Following(sure, labeller), "cpu")
+    assert float(labeller.log_centre) == 0.0
+    feedback.adjust(labeller, Following(unsure, labeller), "cpu")
+    assert float(labeller.log_centre) == pytest.approx(-0.5)
+    feedback.adjust(labeller, Following(sure, labeller), "cpu")
+    assert float(labeller.log_centre) == pytest.approx(0.0, abs=1e-6)  # what was taken back can be given back
 
 
 def test_nothing_moves_where_nothing_can_be_measured():
@@ -127,7 +143,9 @@ def test_many_cases_are_thinned_evenly():
     assert TemperatureFeedback(range(3), max_cases=4).cases == [0, 1, 2]
 
 
-@pytest.mark.parametrize("options", [{"gain": 0.0}, {"limit": 1.0}, {"max_cases": 0}, {"gain": float("nan")}])
+@pytest.mark.parametrize(
+    "options", [{"gain": 0.0}, {"lowest": 0.0}, {"highest": 0.9}, {"max_cases": 0}, {"gain": float("nan")}]
+)
 def test_settings_out_of_range_are_refused(options):
     with pytest.raises(InputError, match=next(iter(options))):
         TemperatureFeedback(blobs(1, 2, 1.0, 0), **options)
@@ -135,7 +153,7 @@ def test_settings_out_of_range_are_refused(options):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_it_acts_after_epochs_of_self_training_alone(dims):
-    feedback = TemperatureFeedback(blobs(2, dims, 1.0, 3))
+    feedback = TemperatureFeedback(blobs(2, dims, 1.0, 3), highest=4.0)
     trainer = tiny_trainer(dims, max_epochs=4, warmup_epochs=1, settle_epochs=1, feedback=feedback)
     centres = []
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: centres.append(float(trainer.labeller.log_centre)))
