@@ -27,6 +27,7 @@ _TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "hard_both": ("hard labels, both mixes", {"labeller#name": "hard", COMPLEMENT: "hard"}),
     "soft_both": ("soft labels, T = 1, both mixes", {"labeller#name": "soft", COMPLEMENT: "same"}),
     "dacal": ("DA-Cal", {}),
+    "dacal_open": ("DA-Cal, no feedback", {"feedback": None}),
     "target_oracle": (
         f"trained on target labels, {FOLDS} folds",
         {"host": {"_target_": HOST, "name": "source_only"}, "held_out_share": 0.0},
@@ -76,7 +77,8 @@ def find_method(name: str) -> Method:
 
     Args:
         name: ``source_only``, ``hard``, ``soft``, ``fixed_<T>``, ``hard_both``, ``soft_both``, ``fixed_both_<T>``,
-            ``dacal`` (the configuration as it is), ``target_oracle``, or ``<one of these>+<calibrator>``.
+            ``dacal`` (the configuration as it is), ``dacal_open`` (without its feedback), ``target_oracle``, or ``<one
+            of these>+<calibrator>``.
 
     Raises:
         InputError: for another name; the message lists the known ones.

@@ -204,22 +204,30 @@ class LearnedTemperature(PseudoLabeller):
     """The teacher's probabilities at a temperature per voxel, from a network that is trained by the bi-level step.
 
     Args:
-        network: maps ``(logits, image)`` to temperatures ``(B, 1, *spatial)``.
+        network: maps ``(logits, image)`` to temperatures ``(B, 1, *spatial)`` within ``min_temperature`` and
+            ``max_temperature``, relative to ``exp(log_centre)``.
         options: see :class:`PseudoLabeller`.
     """
 
     def __init__(self, network: nn.Module, **options: Any) -> None:
         super().__init__(**options)
         self.network = network
-        # Where the log-temperature is pulled to; what trains the network keeps it here, with what is saved.
-        self.log_prior: Tensor
-        self.register_buffer("log_prior", torch.zeros(()))
+        # What the network's output multiplies; what steers the temperature as a whole moves it.
+        self.log_centre: Tensor
+        self.register_buffer("log_centre", torch.zeros(()))
 
     def temperature(self, logits: Tensor, image: Tensor) -> Tensor:
-        """Return the network's temperature ``(B, 1, *spatial)``, with its graph."""
+        """Return the temperature ``(B, 1, *spatial)``: the network's output, with its graph, times the centre."""
         result = self.network(_logits(logits), plain(image))
         assert isinstance(result, Tensor)
-        return result
+        return result * self.log_centre.exp()
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The lowest and the highest temperature at the present centre."""
+        centre = float(self.log_centre.exp())
+        network: Any = self.network
+        return network.min_temperature * centre, network.max_temperature * centre
 
 
 def _logits(logits: Tensor) -> Tensor:

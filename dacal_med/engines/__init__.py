@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from dacal_med.core.batch import soft_cross_entropy
 from dacal_med.engines.evaluator import CalibrationEvaluator
+from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.hosts import DACS, DAFormer, MaskedConsistency, MeanTeacher, SourceOnly, make_host
 from dacal_med.engines.hrda import HRDA
 from dacal_med.engines.labellers import make_labeller, make_temperature_learner
@@ -29,6 +30,7 @@ __all__ = [
     "MixedTarget",
     "ResizingInferer",
     "SourceOnly",
+    "TemperatureFeedback",
     "TemperatureLearner",
     "WeightedObjectives",
     "dice_cross_entropy",

@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pseudo-labellers by name, so that a comparison changes one line of a configuration."""
+"""Pseudo-labellers and what trains them by name, so that a comparison changes one line; what their maps look like."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dacal_med.core.bilevel import BilevelStep
@@ -87,7 +87,7 @@ def make_temperature_learner(
     every: int = 4,
     start: int = 0,
     prior: float = 0.1,
-    prior_temperature: float | str = 1.0,
+    prior_temperature: float = 1.0,
     balance: str = "none",
 ) -> TemperatureLearner | None:
     """Return what trains ``labeller``, or ``None`` for labellers that learn nothing.
@@ -104,7 +104,7 @@ def make_temperature_learner(
         every: see :class:`TemperatureLearner`, as the following.
         start: first iteration of self-training with a meta-step and learned labels; hard ones before.
         prior: weight of the prior on ``log T``.
-        prior_temperature: where the prior is centred.
+        prior_temperature: where the prior is centred at the start.
         balance: whether classes weigh the same.
     """
     if not isinstance(labeller, LearnedTemperature):
@@ -117,3 +117,27 @@ def make_temperature_learner(
     return TemperatureLearner(
         labeller, meta_optimizer, step, objective, every, start, prior, prior_temperature, balance
     )
+
+
+def temperature_statistics(temperature: Tensor | None, labeller: PseudoLabeller) -> dict[str, float]:
+    """Summarise a temperature map ``(B, 1, *spatial)``.
+
+    Args:
+        temperature: the map, or ``None`` for labellers without one.
+        labeller: its bounds, if it learns a temperature, decide ``at_bounds``.
+
+    Returns:
+        ``mean``, ``min``, ``max`` and ``at_bounds`` (share of voxels within 1 % of a bound); empty without a map.
+    """
+    if temperature is None:
+        return {}
+    statistics = {
+        "mean": float(temperature.mean()),
+        "min": float(temperature.min()),
+        "max": float(temperature.max()),
+    }
+    if isinstance(labeller, LearnedTemperature):
+        low, high = labeller.bounds
+        at_bounds = (temperature <= low * 1.01) | (temperature >= high * 0.99)
+        statistics["at_bounds"] = float(at_bounds.float().mean())
+    return statistics

@@ -28,9 +28,6 @@ from dacal_med.engines.parallel import any_rank, average, average_gradients, wor
 from dacal_med.errors import InputError
 
 BALANCES = ("none", "class")
-HELD_OUT = "held_out"
-_FOLLOWING = 0.1  # share of a Newton step: an average over about ten batches
-_MOST = math.log(4.0)
 
 
 @dataclass(frozen=True)
@@ -66,10 +63,9 @@ class TemperatureLearner:
         every: take the meta-step every so many iterations.
         start: first iteration of self-training with a meta-step and learned labels, counted from 0; the labels are
             hard until then, which adapts the target faster while the teacher is poor.
-        prior: weight of ``(log T - log prior_temperature)^2``.
-        prior_temperature: where the prior is centred. 1 believes the teacher; ``"held_out"`` follows the temperature
-            that calibrates the teacher on held-out source images, so that an under-confident teacher is sharpened and
-            an over-confident one softened, until it is neither.
+        prior: weight of ``(log T - log centre)^2``.
+        prior_temperature: the centre that the network's output multiplies, at the start. 1 believes the teacher;
+            :class:`~dacal_med.engines.feedback.TemperatureFeedback` moves it.
         balance: ``"class"`` gives each class that the teacher predicts its own scale and the same weight, so that the
             background does not drown the foreground; ``"none"`` has one scale for all voxels.
 
@@ -86,16 +82,15 @@ class TemperatureLearner:
         every: int = 4,
         start: int = 0,
         prior: float = 0.1,
-        prior_temperature: float | str = 1.0,
+        prior_temperature: float = 1.0,
         balance: str = "none",
     ) -> None:
         if not isinstance(labeller, LearnedTemperature):
             raise InputError(f"meta#labeller: found {type(labeller).__name__}, wanted LearnedTemperature")
-        follows = prior_temperature == HELD_OUT
-        if every < 1 or start < 0 or prior < 0 or not (follows or _positive(prior_temperature)):
+        if every < 1 or start < 0 or prior < 0 or isinstance(prior_temperature, str) or not prior_temperature > 0:
             raise InputError(
                 f"meta: found every={every}, start={start}, prior={prior}, prior_temperature={prior_temperature!r}; "
-                f"wanted every >= 1, start >= 0, prior >= 0, prior_temperature > 0 or {HELD_OUT!r}"
+                f"wanted every >= 1, start >= 0, prior >= 0, prior_temperature > 0"
             )
         if balance not in BALANCES:
             raise InputError(f"meta#balance: found {balance!r}, wanted one of {list(BALANCES)}")
@@ -107,14 +102,12 @@ class TemperatureLearner:
         self.every = every
         self.start = start
         self.prior = prior
-        self.follows_held_out = follows
-        if not follows:
-            labeller.log_prior.fill_(math.log(float(prior_temperature)))
+        labeller.log_centre.fill_(math.log(prior_temperature))
 
     @property
     def needs_held_out(self) -> bool:
-        """Whether the outer loss or the prior uses held-out source images."""
-        return self.follows_held_out or self.objective.needs_held_out
+        """Whether the outer loss uses held-out source images."""
+        return self.objective.needs_held_out
 
     def started(self, iteration: int) -> bool:
         """Return whether iteration ``iteration`` of self-training, counted from 0, uses the learned temperature."""
@@ -130,7 +123,6 @@ class TemperatureLearner:
         mask: Tensor,
         logits: Tensor,
         hard: PseudoLabels,
-        held_out_logits: Tensor | None = None,
         parts: int = 1,
     ) -> MetaReport:
         """Take one meta-step.
@@ -140,15 +132,11 @@ class TemperatureLearner:
             mask: ``(B, 1, *spatial)`` bool, the source part of mix A.
             logits: ``(B, C, *spatial)`` teacher logits on the target.
             hard: the teacher's hard pseudo-labels, for objectives that use them.
-            held_out_logits: ``(B, C, *spatial)`` teacher logits on the held-out source, for the prior that follows it.
             parts: micro-batches; one step is taken, from the look-ahead and the outer loss of all of them.
 
         Returns:
             Losses and the norm of the meta-gradient.
         """
-        if self.follows_held_out:
-            assert held_out_logits is not None and batch.held_out is not None  # the engine has checked
-            self._follow(held_out_logits, batch.held_out)
         # Graphs of temperatures and labels are made after the student's passes, whose own graphs need the memory.
         with torch.no_grad():
             log_temperature = self.labeller.temperature(logits, batch.target_image).log()
@@ -181,7 +169,7 @@ class TemperatureLearner:
             present = (voxels > 0).sum()
             scale = torch.where(squares > 0, (squares * pushed).rsqrt(), 0.0) / (squares > 0).sum()
             log_temperature = self.labeller.temperature(logits, batch.target_image).log()
-            pull = self.prior * (log_temperature - self.labeller.log_prior).square() / (voxels * present)[groups]
+            pull = self.prior * (log_temperature - self.labeller.log_centre).square() / (voxels * present)[groups]
             self.optimizer.zero_grad(set_to_none=True)
             ((gradient * scale[groups] * log_temperature).sum() + pull.sum()).backward()
             parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -199,25 +187,6 @@ class TemperatureLearner:
         mix_a, _ = complementary_mixes(mask, batch.source, pseudo_batch(batch.target_image, pseudo))
         return mix_a, pseudo.weights
 
-    @torch.no_grad()
-    def _follow(self, logits: Tensor, truth: LabelledBatch) -> None:
-        """Move the prior by a damped Newton step of the negative log-likelihood over the inverse temperature.
-
-        With ``a = 1 / T`` its derivative is ``E_p[z] - z_y`` and its curvature ``Var_p[z]``, averaged over voxels:
-        temperature scaling (Guo et al., ICML 2017, arXiv 1706.04599) as a running estimate.
-        """
-        inverse = (-self.labeller.log_prior).exp()
-        p = (logits * inverse).softmax(dim=1)
-        mean = (p * logits).sum(dim=1, keepdim=True)
-        slope = truth.weights * (mean - (truth.targets * logits).sum(dim=1, keepdim=True))
-        curvature = truth.weights * ((p * logits.square()).sum(dim=1, keepdim=True) - mean.square())
-        totals = torch.stack([slope.sum(), curvature.sum()])
-        average([totals])
-        if bool(torch.isfinite(totals).all()) and bool(totals[1] > 0):
-            # Relative to the inverse temperature; bounded, as Newton's method overshoots from far off.
-            step = (_FOLLOWING * totals[0] / totals[1] / inverse).clamp(-0.5, 0.5)
-            self.labeller.log_prior.sub_((1 - step).log()).clamp_(-_MOST, _MOST)
-
     def _groups(self, logits: Tensor) -> Tensor:
         """Return the group ``(B, 1, *spatial)`` whose voxels share one scale."""
         classes = logits.argmax(dim=1, keepdim=True)
@@ -229,7 +198,3 @@ def _by_group(values: Tensor, groups: Tensor, count: int) -> Tensor:
     return torch.zeros(count, dtype=values.dtype, device=values.device).index_add_(
         0, groups.flatten(), values.flatten()
     )
-
-
-def _positive(value: float | str) -> bool:
-    return not isinstance(value, str) and value > 0

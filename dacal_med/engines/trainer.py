@@ -18,11 +18,13 @@ from torch.optim import Optimizer
 
 from dacal_med.core.batch import in_parts, soft_cross_entropy
 from dacal_med.core.precision import Precision
-from dacal_med.core.pseudo_labels import HardLabels, PseudoLabeller, PseudoLabels
+from dacal_med.core.pseudo_labels import HardLabels, LearnedTemperature, PseudoLabeller, PseudoLabels
 from dacal_med.core.tensors import at_least_single, seed_draws
 from dacal_med.data.paired import PairedLoader
 from dacal_med.engines.domains import DomainBatch, prepare_domains, sample_seeds
+from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.hosts import Host, LossTerm
+from dacal_med.engines.labellers import temperature_statistics
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
 from dacal_med.engines.student import Loss, MicroBatch, StudentUpdate, checked_logits
@@ -61,6 +63,8 @@ class AdaptationTrainer(Trainer):
         host: what the student learns from.
         labeller: how teacher logits become pseudo-labels.
         meta: the temperature learner, or ``None`` for labellers that learn nothing.
+        feedback: what moves the temperature as a whole after each epoch of self-training, ``None`` for nothing; without
+            ``meta`` it does nothing.
         loss_function: loss of a term with pseudo-labels, from logits, soft targets and weights; cross-entropy by
             default.
         truth_loss_function: loss of a term with true labels only; ``None`` for the same.
@@ -97,6 +101,7 @@ class AdaptationTrainer(Trainer):
         host: Host,
         labeller: PseudoLabeller,
         meta: TemperatureLearner | None = None,
+        feedback: TemperatureFeedback | None = None,
         loss_function: Loss = soft_cross_entropy,
         truth_loss_function: Loss | None = None,
         warmup_epochs: int = 0,
@@ -119,6 +124,11 @@ class AdaptationTrainer(Trainer):
             raise InputError(
                 "the meta-step needs held-out source cases, but none were held out: set `held_out_share` above 0"
             )
+        if meta is not None and feedback is not None and not feedback.cases:
+            raise InputError(
+                "feedback needs held-out source cases, but none were held out: set `held_out_share` above 0, or "
+                "`feedback` to $None"
+            )
         if accumulate < 1 or train_data_loader.batch_size % accumulate:
             raise InputError(
                 f"accumulate: found {accumulate}, wanted a divisor of batch_size={train_data_loader.batch_size}"
@@ -137,6 +147,7 @@ class AdaptationTrainer(Trainer):
         self.labeller = labeller
         self.hard_labeller = HardLabels(**labeller.weight_options)
         self.meta = meta
+        self.feedback = None if meta is None else feedback
         self.warmup_epochs = warmup_epochs
         self.settle_epochs = settle_epochs
         self.ignore_index = ignore_index
@@ -178,8 +189,11 @@ class AdaptationTrainer(Trainer):
         self.state.temperature = {}
         self.state.quality = math.nan
         self.state.meta = {}
+        self.state.feedback = {}
         # Not at the start: what resumes a run sets the iteration there.
         self.add_event_handler(Events.EPOCH_STARTED, self._continue_data)
+        # Before the other handlers, so that checkpoints hold what it did.
+        self.add_event_handler(Events.EPOCH_COMPLETED, self._adjust)
         if train_handlers is not None:
             self._register_handlers(train_handlers)
 
@@ -218,7 +232,7 @@ class AdaptationTrainer(Trainer):
             "num_classes": str(self.num_classes),
             "host": repr(self.host),
             "labeller": f"{type(self.labeller).__name__}({self.labeller.extra_repr()})",
-            "meta": "none" if self.meta is None else type(self.meta.objective).__name__ + repr(self.meta.objective),
+            "meta": "none" if self.meta is None else f"{self.meta.objective!r}, feedback {self.feedback}",
             "optimizer": type(self.optimizer).__name__,
             "epoch_length": str(self.state.epoch_length),
             # The schedule of the learning rate ends with the run: a longer run is another one from its start.
@@ -282,10 +296,7 @@ class AdaptationTrainer(Trainer):
         self.state.meta = {}
         iteration = self.state.iteration - self.source_iterations - 1
         if self.meta is not None and self.meta.due(iteration):
-            held_out = None
-            if self.meta.follows_held_out and batch.held_out is not None:
-                held_out = self._teacher_logits(batch.held_out.image)
-            report = self.meta.update(batch, mask, logits, hard, held_out, self.accumulate)
+            report = self.meta.update(batch, mask, logits, hard, self.accumulate)
             self._count("meta_skipped", report.finite, f"meta-gradient ({report})")
             self.state.meta = {
                 "inner_loss": report.inner_loss,
@@ -298,6 +309,15 @@ class AdaptationTrainer(Trainer):
         self.state.quality = float(pseudo.quality.mean())
         self.state.temperature = temperature_statistics(pseudo.temperature, self.labeller)
         return mask, pseudo, hard
+
+    def _adjust(self) -> None:
+        """Close the loop after an epoch of self-training."""
+        if self.feedback is None or not self.self_training:
+            return
+        assert isinstance(self.labeller, LearnedTemperature)  # what a temperature learner trains
+        with self.precision.autocast(self.state.device):
+            gap = self.feedback.adjust(self.labeller, self.teacher.network, self.state.device, self.ignore_index)
+        self.state.feedback = {"gap": gap, "centre": float(self.labeller.log_centre.exp())}
 
     def _teacher_logits(self, image: Tensor) -> Tensor:
         with torch.no_grad(), self.precision.autocast(self.state.device):
@@ -356,32 +376,8 @@ class AdaptationTrainer(Trainer):
         if self.self_training:
             output["quality"] = self.state.quality
         output.update({f"meta_{name}": value for name, value in self.state.meta.items()})
+        output.update({f"feedback_{name}": value for name, value in self.state.feedback.items()})
         # Steps skipped so far, where there were any.
         counters = {name: float(getattr(self.state, name)) for name in COUNTERS[:3]}
         output.update({name: count for name, count in counters.items() if count})
         return output
-
-
-def temperature_statistics(temperature: Tensor | None, labeller: PseudoLabeller) -> dict[str, float]:
-    """Summarise a temperature map ``(B, 1, *spatial)``.
-
-    Args:
-        temperature: the map, or ``None`` for labellers without one.
-        labeller: its network's bounds, if it has any, decide ``at_bounds``.
-
-    Returns:
-        ``mean``, ``min``, ``max`` and ``at_bounds`` (share of voxels within 1 % of a bound); empty without a map.
-    """
-    if temperature is None:
-        return {}
-    statistics = {
-        "mean": float(temperature.mean()),
-        "min": float(temperature.min()),
-        "max": float(temperature.max()),
-    }
-    network = getattr(labeller, "network", None)
-    low, high = getattr(network, "min_temperature", None), getattr(network, "max_temperature", None)
-    if low is not None and high is not None:
-        at_bounds = (temperature <= low * 1.01) | (temperature >= high * 0.99)
-        statistics["at_bounds"] = float(at_bounds.float().mean())
-    return statistics

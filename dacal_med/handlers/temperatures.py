@@ -41,10 +41,8 @@ class TemperatureMaps:
     def _start(self) -> None:
         self._ranking = None
         if self.labeller is not None:
-            network: Any = self.labeller.network
             self._ranking = ErrorRanking(
-                network.min_temperature,
-                network.max_temperature,
+                *self.labeller.bounds,
                 ignore_index=self.evaluator.ignore_index,
                 background=self.evaluator.background,
             )

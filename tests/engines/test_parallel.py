@@ -17,7 +17,7 @@ import torch.multiprocessing as mp
 from ignite.engine import Events
 
 from dacal_med.core.mixing import BoxMask
-from dacal_med.engines import CalibrationEvaluator, dice_cross_entropy, make_host, parallel
+from dacal_med.engines import CalibrationEvaluator, TemperatureFeedback, dice_cross_entropy, make_host, parallel
 from dacal_med.engines.parallel import any_rank, average, is_main, world_size
 from dacal_med.engines.trainer import NonFiniteLossError
 from dacal_med.handlers import AdaptationReport, EvaluationReport, ResumableCheckpoint
@@ -32,7 +32,7 @@ def grouped(data):
     return [{**item, "group": group} for item, group in zip(data, "aba", strict=False)]
 
 
-# Everything takes part: both mixes, learned soft labels, the meta-step, the Dice loss over the batch, clipping.
+# Everything takes part: both mixes, soft labels, meta-step and feedback, the Dice loss over the batch, clipping.
 # Plain gradient descent: AdamW would turn the rounding of tiny gradients into steps.
 EVERYTHING = {
     "complement": "same",
@@ -47,7 +47,8 @@ def everything(dims: int, **options):
     """A run in which box masks, hidden blocks and everything else are drawn."""
     dacs = make_host("dacs", complement="same", mask_generator=BoxMask())
     host = make_host("mic", base=dacs, block_size=4)
-    return tiny_trainer(dims, host=host, **{**EVERYTHING, **options})
+    feedback = TemperatureFeedback(blobs(3, dims, 1.0, 4))
+    return tiny_trainer(dims, host=host, feedback=feedback, **{**EVERYTHING, **options})
 
 
 def bad_on_one_rank(rank: int, **options):

@@ -11,7 +11,8 @@ import torch
 from ignite.engine import Events
 
 from dacal_med.engines import ComplementaryTruth, make_labeller
-from dacal_med.engines.trainer import NonFiniteLossError, temperature_statistics
+from dacal_med.engines.labellers import temperature_statistics
+from dacal_med.engines.trainer import NonFiniteLossError
 from dacal_med.errors import InputError
 from tests.engines.builders import CLASSES, tiny_trainer, weights
 
