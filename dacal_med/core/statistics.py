@@ -218,10 +218,10 @@ class SegmentationStatistics:
         brier.sub_(exact, alpha=2.0).add_(1.0)
         nll = exact.clamp_min_(torch.finfo(p.dtype).tiny).log_().neg_()
         index = bits * classes + truth
-        shape = (4, classes)
-        self.voxel_count += _by_region(torch.bincount(index, minlength=4 * classes).view(shape))
-        self.nll_sum += _by_region(torch.bincount(index, weights=nll, minlength=4 * classes).view(shape))
-        self.brier_sum += _by_region(torch.bincount(index, weights=brier, minlength=4 * classes).view(shape))
+        by_truth = (4, classes)
+        self.voxel_count += _by_region(torch.bincount(index, minlength=4 * classes).view(by_truth))
+        self.nll_sum += _by_region(torch.bincount(index, weights=nll, minlength=4 * classes).view(by_truth))
+        self.brier_sum += _by_region(torch.bincount(index, weights=brier, minlength=4 * classes).view(by_truth))
 
     def _add_classes(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Add each class's bins of probabilities ``(C, N)``.

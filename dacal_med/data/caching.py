@@ -166,7 +166,7 @@ class DiskDataset(PersistentDataset):
                 return torch.load(path, weights_only=True)
             except Exception as error:  # cut off, or not written by this class: whatever is wrong, decoding mends it
                 warnings.warn(f"{path}: cannot be read ({type(error).__name__}); decoded anew.", stacklevel=2)
-        item = self._pre_transform(deepcopy(item_transformed))
+        item = self._pre_transform(deepcopy(item_transformed))  # type: ignore[no-untyped-call]
         # Clones, since a view would bring the whole of what it shows a part of.
         item = {key: plain(value).clone() if torch.is_tensor(value) else value for key, value in item.items()}
         with replacing(path) as temporary:

@@ -27,14 +27,13 @@ def test_prints_a_line_for_each_variant_and_their_ratio(monkeypatch, subprocess_
     for key, value in subprocess_environment.items():
         monkeypatch.setenv(key, value)
     line = ["benchmark_metrics", "--size", "12", "8", "6", "--classes", "3", "--rounds", "1", "--cases", "2"]
-    monkeypatch.setattr(sys, "argv", [*line, "--voxels", str(1 << 22)])
+    monkeypatch.setattr(sys, "argv", [*line, "--voxels", "0"])
     assert benchmark.main() == 0
-    *rows, ratio, counted = (json.loads(text) for text in capfd.readouterr().out.splitlines())
+    *rows, ratio = (json.loads(text) for text in capfd.readouterr().out.splitlines())
     assert [(row["variant"], row["cases"], row["rounds"]) for row in rows] == [("one pass", 2, 1), ("MONAI", 2, 1)]
     for row in rows:
         assert row["seconds_per_case"] > 0 and row["cpu_seconds_per_case"] > 0
     assert ratio["cases"] == 2 and set(ratio["MONAI / one pass"]) == {"seconds", "cpu_seconds"}
-    assert counted == {"voxels": 1 << 22, "one pass": 1 << 22, "MONAI": 1 << 22}
 
 
 def test_both_sides_agree_on_what_both_measure():
