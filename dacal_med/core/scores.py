@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dacal_med.core.binning import FINE_BINS
 from dacal_med.core.ranking import AveragePrecision, average_precision
-from dacal_med.core.statistics import FINE_BINS, REGIONS, SegmentationStatistics
+from dacal_med.core.statistics import REGIONS, SegmentationStatistics
 from dacal_med.core.subsets import subset_classes
 
 

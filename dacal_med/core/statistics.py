@@ -8,20 +8,20 @@ of different images, cases or ranks add up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from dacal_med.core.ranking import RANK_BINS, rank_bin
+from dacal_med.core.binning import COMMON_BINS, FINE_BINS, by_fine_bin, by_rank_bin, common_bin, fine_bin
+from dacal_med.core.ranking import RANK_BINS
 from dacal_med.core.tensors import plain
 
-FINE_BINS = 30
-"""Bins of width 1/30, ``(lo, hi]``, 0 in the first; 10 and 15 equal-width bins are exact sums of them."""
-
 REGIONS = ("all", "foreground", "boundary")
-_CHUNK = 1 << 19  # voxels per step: bounds the float64 copies, whatever the size of the image
+_CHUNK = 1 << 16  # voxels per step: float64 copies of one class stay in a core's cache, whatever the size of the image
+_BAND_VOXELS = 1 << 19  # voxels of a slab in which the boundary band is sought
+_LAUNCHES = 8  # times as many on other devices, where starting an operation costs more than memory does
+_ROOM = (1 << 29) - 1  # bits that float64 has beyond float32
 _SUM_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _NAMES = (
     "confusion",
@@ -129,17 +129,15 @@ class SegmentationStatistics:
             ValueError: if shapes do not fit, a label is out of range, or the probabilities are not finite, not in
                 ``[0, 1]`` or do not sum to 1. Nothing is added then.
         """
-        probabilities, labels = plain(probabilities), plain(labels).long()
+        probabilities, labels = plain(probabilities), plain(labels)
         self._check(probabilities, labels)
         if labels.numel() == 0:
             return
         self.to(probabilities.device)
-        band = self._band(labels)
-        for image, truth, near in zip(probabilities, labels[:, 0], band, strict=True):
-            flat, flat_truth, flat_near = image.flatten(1), truth.flatten(), near.flatten()
-            for start in range(0, flat.shape[1], _CHUNK):
-                part = slice(start, start + _CHUNK)
-                self._add(flat[:, part], flat_truth[part], flat_near[part])
+        for image, truth in zip(probabilities, labels[:, 0], strict=True):
+            flat, flat_truth, flat_near = image.flatten(1), truth.flatten(), self._band(truth).flatten()
+            for part in _parts(flat):
+                self._add(flat[:, part], flat_truth[part].int(), flat_near[part])
 
     def _check(self, probabilities: Tensor, labels: Tensor) -> None:
         wanted = (probabilities.shape[0], 1, *probabilities.shape[2:])
@@ -150,40 +148,41 @@ class SegmentationStatistics:
             )
         if not probabilities.is_floating_point():
             raise ValueError(f"probabilities: found dtype {probabilities.dtype}, wanted floating point")
-        valid = (
-            labels != self.ignore_index if self.ignore_index is not None else torch.ones_like(labels, dtype=torch.bool)
-        )
-        wrong = valid & ((labels < 0) | (labels >= self.num_classes))
+        if labels.numel() == 0:
+            return
+        for image, truth in zip(probabilities, labels[:, 0], strict=True):
+            flat, flat_truth = image.flatten(1), truth.flatten()
+            for part in _parts(flat):
+                self._check_labels(flat_truth[part])
+                _check_probabilities(flat[:, part])
+
+    def _check_labels(self, labels: Tensor) -> None:
+        labels = labels.long()
+        wrong = (labels < 0) | (labels >= self.num_classes)
+        if self.ignore_index is not None:
+            wrong &= labels != self.ignore_index
         if bool(wrong.any()):
             raise ValueError(
                 f"labels: found {labels[wrong].unique().tolist()[:5]}, wanted 0 to {self.num_classes - 1}"
                 + ("" if self.ignore_index is None else f" or {self.ignore_index} (ignored)")
             )
-        if labels.numel() == 0:
-            return
-        # NaN fails both comparisons, so that no third pass is needed.
-        low, high = probabilities.amin(), probabilities.amax()
-        if not (bool(low >= 0.0) and bool(high <= 1.0 + 1e-4)):
-            raise ValueError(
-                f"probabilities: found values from {float(low)} to {float(high)}, wanted 0 to 1 (softmax first)"
-            )
-        total = probabilities.sum(dim=1, dtype=torch.float32)
-        error = float((total - 1.0).abs().max()) if total.numel() else 0.0
-        if error > _SUM_TOLERANCE.get(probabilities.dtype, 1e-3):
-            raise ValueError(
-                f"probabilities: found sums over classes off by {error:.3g}, wanted 1 (softmax over dim 1 first)"
-            )
 
     def _band(self, labels: Tensor) -> Tensor:
-        """Return where a change of the true label is near, ``(B, *spatial)`` bool; one to ignored does not count."""
-        if self.boundary_width == 0:
-            return torch.zeros_like(labels[:, 0], dtype=torch.bool)
-        highest = lowest = labels.float()
-        if self.ignore_index is not None:
-            ignored = labels == self.ignore_index
-            highest = highest.masked_fill(ignored, -1.0)
-            lowest = lowest.masked_fill(ignored, float(self.num_classes))
-        return (_window_maximum(highest, self.boundary_width) > -_window_maximum(-lowest, self.boundary_width))[:, 0]
+        """Return where a change of the true label ``(*spatial)`` is near, bool; one to ignored does not count."""
+        band = torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
+        width, rows = self.boundary_width, len(labels)
+        if width == 0:
+            return band
+        step = max(1, _BAND_VOXELS * rows // labels.numel())
+        for start in range(0, rows, step):
+            first, last = max(start - width, 0), min(start + step + width, rows)
+            highest = lowest = labels[first:last].int()
+            if self.ignore_index is not None:
+                ignored = highest == self.ignore_index
+                highest, lowest = highest.masked_fill(ignored, -1), lowest.masked_fill(ignored, self.num_classes)
+            changed = _window_maximum(highest, width) > -_window_maximum(-lowest, width)
+            band[start : start + step] = changed[start - first :][:step]
+        return band
 
     def _add(self, p: Tensor, truth: Tensor, near: Tensor) -> None:
         """Add voxels: probabilities ``(C, N)``, truth ``(N,)``, in the boundary band or not ``(N,)``."""
@@ -194,38 +193,63 @@ class SegmentationStatistics:
                 p, truth, near = p[:, kept], truth[kept], near[kept]
         if truth.numel() == 0:
             return
-        confidence, prediction = p.max(dim=0)
-        self.confusion += torch.bincount(truth * classes + prediction, minlength=classes**2).view(classes, classes)
-        if self.background is None:
-            foreground = torch.ones_like(near)
-        else:
-            foreground = (truth != self.background) | (prediction != self.background)
+        confidence, prediction, brier = self._add_classes(p)
+        confusion = truth * classes + prediction
+        self.confusion += torch.bincount(confusion, minlength=classes**2).view(classes, classes)
         # Two bits per voxel, foreground and boundary, from which the three regions are summed.
-        bits = foreground.long() * 2 + near
-        bins = _fine_bin(confidence)
-        index = (bits * 2 + (truth == prediction)) * FINE_BINS + bins
+        bits = near.int()
+        if self.background is None:
+            bits += 2
+        else:
+            bits += ((truth != self.background) | (prediction != self.background)).int().mul_(2)
+        index = (2 * bits + (truth == prediction)).mul_(FINE_BINS).add_(fine_bin(confidence, p.dtype))
         shape = (4, 2, FINE_BINS)
         count = torch.bincount(index, minlength=8 * FINE_BINS).view(shape)
-        total = torch.bincount(index, weights=confidence.double(), minlength=8 * FINE_BINS).view(shape)
+        total = torch.bincount(index, weights=confidence, minlength=8 * FINE_BINS).view(shape)
         self.confidence_count += _by_region(count.sum(1))
         self.confidence_correct += _by_region(count[:, 1])
         self.confidence_sum += _by_region(total.sum(1))
-        of_truth = p.gather(0, truth.unsqueeze(0))[0].double()
-        nll = -of_truth.clamp_min(torch.finfo(p.dtype).tiny).log()
-        brier = p.double().square().sum(dim=0) - 2.0 * of_truth + 1.0
+        of_truth = p.gather(0, truth.long().unsqueeze(0))[0]
+        exact = of_truth.double()
+        index = (truth * COMMON_BINS).add_(common_bin(of_truth, exact))
+        positive = torch.bincount(index, minlength=classes * COMMON_BINS).view(classes, COMMON_BINS)
+        self.class_positive += by_fine_bin(positive)
+        self.rank_positive += by_rank_bin(positive)
+        brier.sub_(exact, alpha=2.0).add_(1.0)
+        nll = exact.clamp_min_(torch.finfo(p.dtype).tiny).log_().neg_()
         index = bits * classes + truth
-        shape2 = (4, classes)
-        self.voxel_count += _by_region(torch.bincount(index, minlength=4 * classes).view(shape2))
-        self.nll_sum += _by_region(torch.bincount(index, weights=nll, minlength=4 * classes).view(shape2))
-        self.brier_sum += _by_region(torch.bincount(index, weights=brier, minlength=4 * classes).view(shape2))
-        for k in range(classes):
-            index, positive = _fine_bin(p[k]), truth == k
-            self.class_sum[k] += torch.bincount(index, weights=p[k].double(), minlength=FINE_BINS)
-            for name, of_class in (("class", index), ("rank", rank_bin(p[k]))):
-                counts, positives = getattr(self, f"{name}_count")[k], getattr(self, f"{name}_positive")[k]
-                both = torch.bincount(2 * of_class + positive, minlength=2 * len(counts)).view(-1, 2)
-                counts += both.sum(1)
-                positives += both[:, 1]
+        by_truth = (4, classes)
+        self.voxel_count += _by_region(torch.bincount(index, minlength=4 * classes).view(by_truth))
+        self.nll_sum += _by_region(torch.bincount(index, weights=nll, minlength=4 * classes).view(by_truth))
+        self.brier_sum += _by_region(torch.bincount(index, weights=brier, minlength=4 * classes).view(by_truth))
+
+    def _add_classes(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Add each class's bins of probabilities ``(C, N)``.
+
+        Returns:
+            The largest probability (float64), the first class that has it (int32), the sum over classes of the squares
+            (float64), each ``(N,)``.
+        """
+        squares = torch.zeros(p.shape[1], dtype=torch.float64, device=p.device)
+        largest = torch.zeros_like(squares, dtype=torch.int64)
+        count, total = [], []
+        for k, of_class in enumerate(p):
+            exact = of_class.double()
+            squares.addcmul_(exact, exact)
+            # Positive numbers order as their bits do; what float64 adds to shorter numbers is 0: room for the class.
+            torch.maximum(largest, exact.view(torch.int64) + (self.num_classes - 1 - k), out=largest)
+            index = common_bin(of_class, exact)
+            count.append(torch.bincount(index, minlength=COMMON_BINS))
+            total.append(torch.bincount(index, weights=exact, minlength=COMMON_BINS))
+        counts = torch.stack(count)
+        self.class_count += by_fine_bin(counts)
+        self.rank_count += by_rank_bin(counts)
+        self.class_sum += by_fine_bin(torch.stack(total))
+        if p.dtype == torch.float64:
+            confidence, prediction = p.max(dim=0)
+            return confidence, prediction.int(), squares
+        prediction = (self.num_classes - 1) - (largest & _ROOM).int()
+        return (largest & ~_ROOM).view(torch.float64), prediction, squares
 
     def tensors(self) -> list[Tensor]:
         """Return the sums, in a fixed order; ranks may add them in place."""
@@ -296,24 +320,39 @@ class SegmentationStatistics:
             setattr(self, name, state[name].clone())
 
 
-def _fine_bin(values: Tensor) -> Tensor:
-    """Return the bin ``(k/30, (k+1)/30]`` of each value in ``[0, 1]``, exactly, as int32."""
-    if values.dtype == torch.float64:
-        edges = torch.arange(1, FINE_BINS, dtype=torch.float64, device=values.device) / FINE_BINS
-        return torch.bucketize(values, edges, out_int32=True)
-    # Products of 24-bit numbers with 30 are exact in float64.
-    return (values.double() * FINE_BINS).ceil_().int().sub_(1).clamp_(0, FINE_BINS - 1)
-
-
 def _by_region(by_bits: Tensor) -> Tensor:
     """Sum ``(4, ...)`` sums by foreground and boundary bit into ``(3, ...)`` sums by region."""
     return torch.stack([by_bits.sum(0), by_bits[2] + by_bits[3], by_bits[1] + by_bits[3]])
 
 
 def _window_maximum(values: Tensor, width: int) -> Tensor:
-    """Return the maximum over ``2 * width + 1`` voxels along every axis of ``(B, 1, *spatial)``, axis by axis."""
-    for axis in range(2, values.dim()):
-        moved = values.movedim(axis, -1)
-        pooled = functional.max_pool1d(moved.reshape(-1, 1, moved.shape[-1]), 2 * width + 1, stride=1, padding=width)
-        values = pooled.view(moved.shape).movedim(-1, axis)
+    """Return the maximum over ``2 * width + 1`` voxels along every axis, axis by axis."""
+    for axis in range(values.dim()):
+        length, result = values.shape[axis], values.clone()
+        for shift in range(1, min(width, length - 1) + 1):
+            for at, source in ((0, shift), (shift, 0)):
+                part = result.narrow(axis, at, length - shift)
+                torch.maximum(part, values.narrow(axis, source, length - shift), out=part)
+        values = result
     return values
+
+
+def _parts(flat: Tensor) -> Iterator[slice]:
+    """Yield slices of the voxels of ``(C, N)``, one step each."""
+    step = _CHUNK if flat.device.type == "cpu" else _CHUNK * _LAUNCHES
+    for start in range(0, flat.shape[1], step):
+        yield slice(start, start + step)
+
+
+def _check_probabilities(p: Tensor) -> None:
+    # NaN fails both comparisons, so that no third pass is needed.
+    low, high = p.amin(), p.amax()
+    if not (bool(low >= 0.0) and bool(high <= 1.0 + 1e-4)):
+        raise ValueError(
+            f"probabilities: found values from {float(low)} to {float(high)}, wanted 0 to 1 (softmax first)"
+        )
+    error = float((p.sum(dim=0, dtype=torch.float32) - 1.0).abs().max())
+    if error > _SUM_TOLERANCE.get(p.dtype, 1e-3):
+        raise ValueError(
+            f"probabilities: found sums over classes off by {error:.3g}, wanted 1 (softmax over dim 1 first)"
+        )

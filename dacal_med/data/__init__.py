@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from dacal_med.data.caching import Caching, make_dataset
 from dacal_med.data.checking import check_data
 from dacal_med.data.class_counts import read_class_counts
 from dacal_med.data.datalist import Datalist, load_datalist
@@ -13,6 +14,7 @@ from dacal_med.data.rare_classes import RareClassSampling
 from dacal_med.data.split import hold_out, oracle_fold
 
 __all__ = [
+    "Caching",
     "Datalist",
     "PairedDataset",
     "PairedLoader",
@@ -21,6 +23,7 @@ __all__ = [
     "ensure_phantom",
     "hold_out",
     "load_datalist",
+    "make_dataset",
     "oracle_fold",
     "read_class_counts",
 ]
