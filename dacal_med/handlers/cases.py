@@ -53,8 +53,10 @@ class CasePanels:
         ignored = self.evaluator.ignore_index
         if ignored is not None:
             volumes["error"] = volumes["error"] & (label != ignored)
-        slices = central_slice({name: volume[0, 0].float().cpu() for name, volume in volumes.items()})
+        background = self.evaluator.background
+        slices = central_slice({name: volume[0, 0].float().cpu() for name, volume in volumes.items()}, background)
         step = -(-max(slices["prediction"].shape) // MAX_SIDE)
         slices = {name: part[::step, ::step].clone() for name, part in slices.items()}
-        figure = image_panel(class_names=self.evaluator.class_names, **slices)  # type: ignore[arg-type]  # no title among them
+        names = self.evaluator.class_names
+        figure = image_panel(class_names=names, background=background, **slices)  # type: ignore[arg-type]  # no title among them
         self._figures.append((int(output["index"]), figure))

@@ -17,31 +17,41 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 
-def class_colours(count: int) -> list[tuple[float, float, float]]:
-    """Return one colour per class, class 0 black; the first seven are told apart by colour-blind readers too."""
+def class_colours(count: int, background: int | None = 0) -> list[tuple[float, float, float]]:
+    """Return one colour per class, the background black; the first seven are told apart by colour-blind readers too.
+
+    Args:
+        count: number of classes.
+        background: class that is not drawn; ``None`` where every class is.
+    """
+    drawn = count - (background is not None)
     okabe = ["#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7"]
     colours = [matplotlib.colors.to_rgb(c) for c in okabe]
-    if count - 1 > len(colours):
-        wheel = matplotlib.colormaps["gist_rainbow"](np.linspace(0, 1, count - 1 - len(colours)))
+    if drawn > len(colours):
+        wheel = matplotlib.colormaps["gist_rainbow"](np.linspace(0, 1, drawn - len(colours)))
         colours += [tuple(map(float, c[:3])) for c in wheel]  # type: ignore[misc]
-    return [(0.0, 0.0, 0.0), *colours[: count - 1]]
+    colours = colours[:drawn]
+    if background is not None:
+        colours.insert(background, (0.0, 0.0, 0.0))
+    return colours
 
 
-def central_slice(volumes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def central_slice(volumes: Mapping[str, Tensor], background: int | None = 0) -> dict[str, Tensor]:
     """Cut the slice with the most foreground (of truth or prediction) along the last axis of each volume.
 
     Args:
         volumes: equally shaped ``(H, W, D)`` or ``(H, W)`` tensors, with ``prediction`` and perhaps ``label`` among
             them.
+        background: class that is no foreground; ``None`` where every class is.
 
     Returns:
         2D tensors by name; a 2D image is its own slice.
     """
     if volumes["prediction"].dim() == 2:
         return dict(volumes)
-    foreground = volumes["prediction"] > 0
+    foreground = volumes["prediction"] != (-1 if background is None else background)
     if "label" in volumes:
-        foreground = foreground | ((volumes["label"] > 0) & (volumes["label"] != 255))
+        foreground = foreground | ((volumes["label"] != background) & (volumes["label"] != 255))
     position = int(foreground.flatten(0, -2).sum(dim=0).argmax())
     return {name: volume[..., position] for name, volume in volumes.items()}
 
@@ -57,6 +67,7 @@ def image_panel(
     title: str = "",
     columns: int = 3,
     size: float = 2.9,
+    background: int | None = 0,
 ) -> Figure:
     """Draw one 2D slice of a case.
 
@@ -71,11 +82,12 @@ def image_panel(
         title: above the panel.
         columns: parts side by side, at most.
         size: width of a part in inches.
+        background: class that is not drawn; ``None`` where every class is.
 
     Returns:
         A figure.
     """
-    colours = class_colours(len(class_names))
+    colours = class_colours(len(class_names), background)
     parts = [*(["image"] if image is not None else []), *(["truth"] if label is not None else [])]
     parts += ["prediction", "confidence"]
     parts += [name for name, value in (("error", error), ("temperature", temperature)) if value is not None]
@@ -95,8 +107,8 @@ def image_panel(
         # Without an image classes are seen on black.
         _show(axis, torch.zeros_like(confidence) if image is None else image, cmap="gray")
     if label is not None:
-        _overlay(axes["truth"], label, colours)
-    _overlay(axes["prediction"], prediction, colours)
+        _overlay(axes["truth"], label, colours, background)
+    _overlay(axes["prediction"], prediction, colours, background)
     shown = _show(axes["confidence"], confidence, cmap="viridis", vmin=1.0 / len(class_names), vmax=1.0)
     figure.colorbar(shown, ax=axes["confidence"], fraction=0.046, pad=0.02)
     if error is not None:
@@ -112,7 +124,7 @@ def image_panel(
     present = set(prediction.unique().long().tolist()) | (
         set() if label is None else set(label.unique().long().tolist())
     )
-    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in present and k > 0]
+    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in present and k != background]
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False, fontsize=9
@@ -126,9 +138,12 @@ def _show(axis: Axes, values: Tensor, **options: object) -> matplotlib.image.Axe
     return axis.imshow(values.float().cpu().numpy().T, origin="lower", interpolation="nearest", **options)  # type: ignore[arg-type]
 
 
-def _overlay(axis: Axes, classes: Tensor, colours: Sequence[tuple[float, float, float]]) -> None:
+def _overlay(
+    axis: Axes, classes: Tensor, colours: Sequence[tuple[float, float, float]], background: int | None
+) -> None:
     known = classes.long().cpu()
     rgba = np.zeros((*known.T.shape, 4))
-    for k in range(1, len(colours)):
-        rgba[known.T.numpy() == k] = (*colours[k], 0.55)
+    for k, colour in enumerate(colours):
+        if k != background:
+            rgba[known.T.numpy() == k] = (*colour, 0.55)
     axis.imshow(rgba, origin="lower", interpolation="nearest")

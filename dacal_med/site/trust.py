@@ -129,6 +129,8 @@ class TrustAccumulator:
             "level": LEVEL,
             "unit": self.unit,
             "low_confidence_below": LOW_CONFIDENCE,
+            "class_names": list(self.class_names),
+            "background": self.background,
             "mean_expected_dice": sum(dice) / len(dice) if dice else None,
             "low_confidence_share": sum(self.doubtful.values()) / predicted if predicted else None,
             "classes": classes,

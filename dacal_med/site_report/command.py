@@ -16,7 +16,7 @@ from dacal_med.reporting.files import write_bytes
 from dacal_med.site_report.figures import png_uri, shown_slices, slice_figure
 from dacal_med.site_report.measured import Measured, measure
 from dacal_med.site_report.page import Picture, Report, page
-from dacal_med.site_report.predictions import Prediction, class_names, read_predictions
+from dacal_med.site_report.predictions import Classes, Prediction, classes_of, read_predictions
 from dacal_med.site_report.scans import Images, Labels, Scan, read_scan
 
 DESCRIPTION = (
@@ -35,9 +35,7 @@ def run(arguments: Sequence[str]) -> int:
         InputError: for folders that do not fit, or an output that cannot be written.
     """
     options = _parser().parse_args(list(arguments))
-    report = make_report(
-        options.predictions, options.labels, options.images, options.overlays, options.background, options.identify
-    )
+    report = make_report(options.predictions, options.labels, options.images, options.overlays, options.identify)
     write_bytes(options.out, page(report).encode("utf-8"))
     print(f"{options.out}: {len(report.good)} cases, {len(report.failed)} failed, {len(report.measured)} with labels")
     return 0
@@ -48,7 +46,6 @@ def make_report(
     labels: str | Path | None = None,
     images: str | Path | None = None,
     overlays: int = 12,
-    background: bool = True,
     identify: bool = False,
 ) -> Report:
     """Collect what the page shows.
@@ -58,31 +55,28 @@ def make_report(
         labels: folder of label files or a datalist.
         images: what was segmented, for the slices.
         overlays: for how many cases slices are shown, those with the lowest expected Dice.
-        background: whether the first channel is background, so that the structures are numbered from 1.
         identify: show names as they are.
 
     Raises:
         InputError: for folders that do not fit.
     """
     cases = read_predictions(predictions, identify)
-    names = class_names(cases)
-    report = Report(cases, names, made=_made())
+    classes = classes_of(cases)
+    report = Report(cases, list(classes.structures), made=_made())
     found = Images(images, cases)
     truth = None if labels is None else Labels(labels, found)
     shown = {p.name for p in report.good[:overlays]}
     measured: dict[str, Measured] = {}
     pictures: dict[str, list[Picture]] = {}
-    first = 1 if background else 0
-    channels = {name: k for k, name in enumerate(names, first)}
     for case in report.good:
         # Voxels of one case at a time.
         if case.name in shown or (truth is not None and truth.file(case.name) is not None):
             scan = read_scan(case, found, truth)
-            result = measure(scan, channels, 0 if background else None)
+            result = measure(scan, classes.structures, classes.background)
             if result is not None:
                 measured[case.name] = result
             if case.name in shown:
-                pictures[case.name] = _pictures(case, scan, [*(["background"] if background else []), *names])
+                pictures[case.name] = _pictures(case, scan, classes)
     if truth is not None and not measured:
         raise InputError(
             f"--labels: found no label of any case in {labels}, wanted files named like the cases, or --images with "
@@ -91,15 +85,15 @@ def make_report(
     return replace(report, measured=measured, pictures=pictures)
 
 
-def _pictures(case: Prediction, scan: Scan, class_names: Sequence[str]) -> list[Picture]:
+def _pictures(case: Prediction, scan: Scan, classes: Classes) -> list[Picture]:
     pictures = []
-    for what, position in shown_slices(scan).items():
+    for what, position in shown_slices(scan, classes.background).items():
         parts = ["image"] * (scan.image is not None) + ["true outline"] * (scan.label is not None)
         parts += ["prediction", "confidence", *(["errors"] if scan.label is not None else [])]
         where = "" if position < 0 else f", slice {position + 1} of {scan.segmentation.shape[-1]}"
         words = f"{case.shown}{where}: {', '.join(parts)} side by side"
         caption = what if position < 0 else f"Slice {position + 1} of {scan.segmentation.shape[-1]}, {what}"
-        pictures.append(Picture(png_uri(slice_figure(scan, position, class_names)), caption, words))
+        pictures.append(Picture(png_uri(slice_figure(scan, position, classes.names, classes.background)), caption, words))
     return pictures
 
 
@@ -114,8 +108,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=Path, help="what was segmented, for slices and to find labels by name")
     parser.add_argument("--labels", type=Path, help="folder of label files, or a datalist.json")
     parser.add_argument("--overlays", type=int, default=12, help="cases with slices, worst first (default: 12)")
-    parser.add_argument(
-        "--no-background", dest="background", action="store_false", help="the first channel is a structure too"
-    )
     parser.add_argument("--identify", action="store_true", help="show names of cases, paths and UIDs as they are")
     return parser

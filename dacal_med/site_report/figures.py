@@ -75,8 +75,12 @@ def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str) -> Fi
     return figure
 
 
-def shown_slices(scan: Scan) -> dict[str, int]:
+def shown_slices(scan: Scan, background: int | None = 0) -> dict[str, int]:
     """Return which slices of a volume are shown, by what they are; a picture has the only one.
+
+    Args:
+        scan: the case.
+        background: class that is no structure; ``None`` where every class is one.
 
     Returns:
         ``{"largest": ..., "most doubtful": ...}``: the slice with the most of all structures, and that with the most
@@ -84,9 +88,9 @@ def shown_slices(scan: Scan) -> dict[str, int]:
     """
     if scan.segmentation.ndim == 2:
         return {"whole picture": -1}
-    found = scan.segmentation > 0
+    found = scan.segmentation != (-1 if background is None else background)
     if scan.label is not None:
-        found = found | ((scan.label > 0) & (scan.label != 255))
+        found = found | ((scan.label != background) & (scan.label != 255))
     largest = int(found.sum(axis=(0, 1)).argmax())
     doubt = (scan.confidence < LOW_CONFIDENCE).sum(axis=(0, 1))
     worst = int(doubt.argmax())
@@ -96,13 +100,14 @@ def shown_slices(scan: Scan) -> dict[str, int]:
     return result
 
 
-def slice_figure(scan: Scan, position: int, class_names: Sequence[str]) -> Figure:
+def slice_figure(scan: Scan, position: int, class_names: Sequence[str], background: int | None = 0) -> Figure:
     """Draw one slice: image and truth where they are at hand, prediction, confidence, errors.
 
     Args:
         scan: the case.
         position: along the last axis; -1 of a picture.
         class_names: names by class, all of them.
+        background: class that is not drawn; ``None`` where every class is.
     """
     parts: dict[str, Any] = {"prediction": scan.segmentation, "confidence": scan.confidence}
     if scan.image is not None:
@@ -117,7 +122,7 @@ def slice_figure(scan: Scan, position: int, class_names: Sequence[str]) -> Figur
     if "label" in flat:
         flat["error"] = (flat["prediction"] != flat["label"]) & (flat["label"] != 255)
     image = flat.pop("image", None)
-    return image_panel(image, class_names=class_names, columns=5, size=2.1, **flat)
+    return image_panel(image, class_names=class_names, columns=5, size=2.1, background=background, **flat)
 
 
 def _square(values: Tensor, spacing: Sequence[float]) -> Tensor:

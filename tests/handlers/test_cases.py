@@ -19,7 +19,7 @@ NAMES = ["background", "one", "two"]
 def drawn(monkeypatch):
     """What was drawn, by name, in the order of the cases."""
     seen = []
-    monkeypatch.setattr(cases, "image_panel", lambda class_names, **slices: seen.append(slices))
+    monkeypatch.setattr(cases, "image_panel", lambda class_names, background, **slices: seen.append(slices))
     return seen
 
 

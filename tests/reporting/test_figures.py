@@ -74,6 +74,8 @@ def test_every_class_has_its_colour(classes):
     colours = class_colours(classes)
     assert len(set(colours)) == len(colours) == classes
     assert colours[0] == (0.0, 0.0, 0.0)
+    assert class_colours(classes, 1) == [colours[1], colours[0], *colours[2:]]
+    assert len(set(class_colours(classes, None)) - {colours[0]}) == classes
 
 
 def test_slice_with_most_foreground():
@@ -85,6 +87,7 @@ def test_slice_with_most_foreground():
     assert torch.equal(slices["prediction"], prediction[..., 2])
     flat = {"prediction": prediction[..., 0]}
     assert central_slice(flat) == flat
+    assert torch.equal(central_slice({"prediction": prediction}, background=1)["prediction"], prediction[..., 0])
 
 
 def test_panel_draws_what_it_is_given():

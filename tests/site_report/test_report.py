@@ -101,6 +101,35 @@ def test_it_needs_neither_images_nor_labels(tmp_path, dims):
     assert "True Dice" not in page.text
 
 
+@pytest.mark.parametrize(
+    ("background", "true"), [(0, {"car": 0.833}), (None, {"road": 0.929, "car": 0.833}), (1, {"road": 0.929})]
+)
+def test_numbers_of_the_segmentation_are_the_classes_that_the_case_names(tmp_path, background, true):
+    """Of 120 pixels 36 are car, in truth moved by one of six rows: 30 in common, and 78 of 84 of the road."""
+    site_folder(tmp_path, [0.9], dims=2, failed=False, names=("road", "car"), background=background)
+    _, page = report(tmp_path, "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"))
+    words = page.text.split("\n")
+    for name in ("road", "car"):
+        assert (name in words) == (name in true)
+    for name, value in true.items():
+        # The summary's row: structure, found in, expected Dice, lowest, volume, low confidence, true Dice.
+        row = words.index(name)
+        assert words[row + 1] == "1 of 1"
+        assert words[row + 6] == f"{value:.3f}"
+
+
+@pytest.mark.parametrize(("background", "legend"), [(0, ["car"]), (None, ["road", "car"]), (1, ["road"])])
+def test_slices_show_every_structure_and_no_background(background, legend):
+    segmentation = np.zeros((6, 8), np.uint8)
+    segmentation[2:4, 2:5] = 1
+    scan = Scan(segmentation, np.ones((6, 8), np.float32), None, None, (1.0, 1.0))
+    figure = slice_figure(scan, -1, ("road", "car"), background)
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == legend
+    painted = figure.axes[0].images[-1].get_array()[..., 3] > 0
+    wanted = np.ones((8, 6), bool) if background is None else segmentation.T != background
+    assert np.array_equal(painted, wanted)
+
+
 def test_the_lowest_expected_dice_comes_first(tmp_path):
     site_folder(tmp_path, [0.9, 0.6, 0.8, 0.7])
     _, page = report(tmp_path, "--overlays", "4")
@@ -223,6 +252,7 @@ def test_the_slices_shown_are_the_largest_and_the_most_doubtful():
     assert shown_slices(scan) == {"largest": 1}
     confidence[2, 2, 3] = 0.6
     assert shown_slices(scan) == {"largest": 1, "most doubtful": 3}
+    assert shown_slices(scan, background=1) == {"largest": 0, "most doubtful": 3}
 
 
 def test_pixels_are_drawn_square():
