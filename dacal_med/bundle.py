@@ -9,14 +9,16 @@ import inspect
 import json
 import os
 import sys
+import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from monai import bundle as monai_bundle
 from monai.bundle import ComponentLocator, ConfigParser
-from monai.utils import optional_import
+from monai.utils import instantiate, optional_import
 
 from dacal_med.errors import InputError
 
@@ -36,6 +38,10 @@ RUN_ARGUMENTS = frozenset(
         "properties_path",
     }
 )
+
+_MONAI_BUNDLE = str(Path(monai_bundle.__file__).parent) + os.sep
+_MONAI_INSTANTIATE = instantiate.__code__.co_filename
+_LONGEST = 500
 
 
 def find_root(name: str) -> str:
@@ -81,32 +87,99 @@ def start(argv: Sequence[str] | None = None) -> None:
 
 
 def show_input_errors_plainly() -> None:
-    """Let the process end on the message of an :class:`InputError` instead of a traceback through MONAI.
+    """Let the process end on the message of an :func:`explained` error instead of a traceback through MONAI.
 
-    MONAI wraps errors raised while a configuration is built, so the whole chain is searched. With the environment
-    variable ``DACAL_MED_TRACEBACK=1``, and for every other error, the traceback is shown as usual.
+    With the environment variable ``DACAL_MED_TRACEBACK=1``, and for every other error, the traceback is shown as usual.
     """
     original = sys.__excepthook__
 
     def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-        cause = input_error_in(error)
-        if cause is None or os.environ.get("DACAL_MED_TRACEBACK") == "1":
+        message = explained(error)
+        if message is None:
             original(kind, error, trace)
         else:
-            print(f"\ndacal_med: {cause}", file=sys.stderr, flush=True)
+            print(f"\ndacal_med: {message}", file=sys.stderr, flush=True)
 
     sys.excepthook = hook
 
 
+def explained(error: BaseException) -> str | None:
+    """Return in one line what a user can do something about, or ``None`` if ``error`` is no such thing.
+
+    That is an :class:`InputError`, or what MONAI raises where a configuration cannot be built: a target or reference
+    that does not exist, references in a circle, arguments that a target does not take, an expression that fails by
+    itself. An error inside what an expression calls is none. With the environment variable ``DACAL_MED_TRACEBACK=1``
+    nothing is explained, so that the traceback is seen.
+    """
+    if os.environ.get("DACAL_MED_TRACEBACK") == "1":
+        return None
+    cause = input_error_in(error)
+    return configuration_problem(error) if cause is None else str(cause)
+
+
 def input_error_in(error: BaseException | None) -> InputError | None:
     """Return the :class:`InputError` that ``error`` is or was raised from, or ``None``."""
+    return next((link for link in _chain(error) if isinstance(link, InputError)), None)
+
+
+def configuration_problem(error: BaseException) -> str | None:
+    """Return in one line why MONAI cannot build a configuration, or ``None`` if ``error`` is something else."""
+    links = list(_chain(error))
+    first, last = links[0], links[-1]
+    # MONAI's words; what an expression refers to is built before it is evaluated, so that this is never a run's error.
+    component = str(first).startswith("Failed to instantiate component")
+    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(last.__traceback__)]
+    parsing = isinstance(last, RecursionError | SyntaxError) and any(_of_monai(place) for place in places)
+    if not (isinstance(first, Exception) and (component or parsing or (places and _of_monai(places[-1])))):
+        return None
+    told = [str(first).partition("\n")[0]] if component or str(first).startswith("Failed to evaluate") else []
+    told.append(f"{type(last).__name__}: {last}")
+    text = " ".join(": ".join(told).split())
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return f"configuration: {shown} (DACAL_MED_TRACEBACK=1 shows where)"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, what that was raised from ..."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, InputError):
-            return error
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
+
+
+def _of_monai(place: str) -> bool:
+    """Whether a file is MONAI's reading of configurations, or an expression of one."""
+    return place == "<string>" or place.startswith(_MONAI_BUNDLE) or place == _MONAI_INSTANTIATE
+
+
+def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """Read configuration files, later ones over earlier ones, as ``monai.bundle run`` does.
+
+    Args:
+        files: JSON or YAML.
+
+    Raises:
+        InputError: naming the file that is missing, malformed or no object, or those that do not fit one another.
+    """
+    names = [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
+    for name in names:
+        if not Path(name).is_file():
+            raise InputError(f"config_file: found no file {name}")
+        try:
+            content = ConfigParser.load_config_file(name)
+        except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
+            problem = " ".join(str(error).split())[:_LONGEST]
+            raise InputError(
+                f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
+            ) from error
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise InputError(f"{name}: found a {type(content).__name__}, wanted an object with names as keys")
+    try:
+        merged: dict[str, Any] = ConfigParser.load_config_files(names)
+    except Exception as error:  # a key that reaches into what is no object
+        raise InputError(f"{', '.join(names)}: cannot be merged ({type(error).__name__}: {error})") from error
+    return merged
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -123,15 +196,28 @@ def check_overrides(argv: Sequence[str]) -> None:
     files = _config_files(argv)
     if not files:
         return
-    config = ConfigParser.load_config_files(files)
+    config = read_config(files)
     arguments_file = dict(_options(argv)).get("args_file")
     overrides = []
     for key, value in _options(argv):
         check_value(key, value)
         overrides.append(key)
     if arguments_file is not None:
-        overrides += list(ConfigParser.load_config_files(arguments_file))
-    for key in overrides:
+        overrides += list(read_config(arguments_file))
+    check_keys(config, overrides)
+
+
+def check_keys(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Refuse keys that a configuration does not have.
+
+    Args:
+        config: as read.
+        keys: of overrides, with ``#`` or ``::`` between levels; arguments of ``monai.bundle run`` itself pass.
+
+    Raises:
+        InputError: naming the key, and the closest known ones.
+    """
+    for key in keys:
         if key not in RUN_ARGUMENTS:
             _check_key(key.replace("::", "#"), config)
 
@@ -203,7 +289,7 @@ def _config_files(argv: Sequence[str]) -> list[str]:
     options = dict(_options(argv))
     value: Any = options.get("config_file")
     if value is None and "args_file" in options and Path(options["args_file"]).is_file():
-        value = ConfigParser.load_config_file(options["args_file"]).get("config_file")
+        value = read_config(options["args_file"]).get("config_file")
     if value is None:
         return []
     if isinstance(value, str):

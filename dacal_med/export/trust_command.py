@@ -6,30 +6,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from dacal_med.export.arguments import training_run_parser
 from dacal_med.export.deployed import training_seed, values_of
 from dacal_med.export.trust_reference import build_reference, write_reference
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command; what it does not know overrides keys of the configuration."""
-    command = argparse.ArgumentParser(
-        prog="python -m dacal_med trust-reference",
-        description="Writes configs/trust.json of an export: histograms of the target_train images, and how far the "
-        "model misjudges held-out source cases. target_val is not read. Give every other --key value that the training "
-        "run was given.",
-        allow_abbrev=False,
+    command = training_run_parser(
+        "trust-reference",
+        "Writes configs/trust.json of an export: histograms of the target_train images, and how far the model "
+        "misjudges held-out source cases. target_val is not read.",
+        out="the file to write",
     )
     command.add_argument("--config_file", nargs="+", required=True, help="the bundle's train.json, and overlays")
-    command.add_argument("--model_file", type=Path, required=True, help="the trained weights")
-    command.add_argument("--dataset_dir", type=Path, required=True, help="folder with datalist.json")
-    command.add_argument(
-        "--seed",
-        type=int,
-        help="of the training run, it says what was held out (default: as recorded beside the weights)",
-    )
-    command.add_argument("--out", type=Path, required=True, help="the file to write")
     return command
 
 

@@ -124,7 +124,8 @@ def image_panel(
     present = set(prediction.unique().long().tolist()) | (
         set() if label is None else set(label.unique().long().tolist())
     )
-    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in present and k != background]
+    present -= {background}
+    handles = [Patch(color=colours[k], label=name) for k, name in enumerate(class_names) if k in present]
     if handles:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(len(handles), 7), frameon=False, fontsize=9

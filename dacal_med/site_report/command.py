@@ -93,7 +93,8 @@ def _pictures(case: Prediction, scan: Scan, classes: Classes) -> list[Picture]:
         where = "" if position < 0 else f", slice {position + 1} of {scan.segmentation.shape[-1]}"
         words = f"{case.shown}{where}: {', '.join(parts)} side by side"
         caption = what if position < 0 else f"Slice {position + 1} of {scan.segmentation.shape[-1]}, {what}"
-        pictures.append(Picture(png_uri(slice_figure(scan, position, classes.names, classes.background)), caption, words))
+        figure = slice_figure(scan, position, classes.names, classes.background)
+        pictures.append(Picture(png_uri(figure), caption, words))
     return pictures
 
 

@@ -41,12 +41,13 @@ def png_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str) -> Figure:
+def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str, cells: str = "voxels") -> Figure:
     """Draw how confident the model is where it finds a structure: each case's histogram and their median.
 
     Args:
         histograms: voxels by bin of confidence, by case; cases without voxels are left out.
         title: above the figure.
+        cells: what is counted.
 
     Returns:
         A figure: one thin line a case, the median thick.
@@ -68,10 +69,11 @@ def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str) -> Fi
         LOW_CONFIDENCE, color="black", linestyle=":", linewidth=1, label=f"low confidence below {LOW_CONFIDENCE}"
     )
     first = int(np.flatnonzero(counts.sum(axis=0))[0])
-    axes.set(xlim=(edges[max(0, first - 1)], 1.0), xlabel="confidence", ylabel="share of voxels", title=title)
+    axes.set(xlim=(edges[max(0, first - 1)], 1.0), xlabel="confidence", ylabel=f"share of {cells}", title=title)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-4)
-    axes.legend(loc="upper left", frameon=False, fontsize=9)
+    # Below the axes, where no line can run through it.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
@@ -87,7 +89,7 @@ def shown_slices(scan: Scan, background: int | None = 0) -> dict[str, int]:
         voxels of low confidence if it is another one.
     """
     if scan.segmentation.ndim == 2:
-        return {"whole picture": -1}
+        return {"Whole picture": -1}
     found = scan.segmentation != (-1 if background is None else background)
     if scan.label is not None:
         found = found | ((scan.label != background) & (scan.label != 255))

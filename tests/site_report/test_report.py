@@ -85,7 +85,11 @@ def test_the_page_is_whole_with_images_and_labels(tmp_path, dims):
     assert len(page.images) == 4 + 3
     assert all(image["alt"] for image in page.images)
     assert page.headings[0].startswith("Site report")
-    assert {"Summary", "Failed cases", "Confidence", "Slices", "Model and method"} <= set(page.headings)
+    overlays, size, cells = ("Pictures", "area", "pixels") if dims == 2 else ("Slices", "volume", "voxels")
+    assert {"Summary", "Failed cases", "Confidence", overlays, "Model and method"} <= set(page.headings)
+    assert f"Expected {size}" in page.text and f"low-confidence {cells}" in page.text
+    assert ("voxels" in page.text) == (dims == 3)
+    assert "Notes" not in page.text  # there are none
     # Truth is the organ moved by one of its six rows.
     assert page.text.count("0.833") >= 3
     assert ("ml" if dims == 3 else "pixels") in page.text
@@ -126,7 +130,7 @@ def test_slices_show_every_structure_and_no_background(background, legend):
     figure = slice_figure(scan, -1, ("road", "car"), background)
     assert [entry.get_text() for entry in figure.legends[0].get_texts()] == legend
     painted = figure.axes[0].images[-1].get_array()[..., 3] > 0
-    wanted = np.ones((8, 6), bool) if background is None else segmentation.T != background
+    wanted = np.ones((8, 6), bool) if background is None else background != segmentation.T
     assert np.array_equal(painted, wanted)
 
 
@@ -200,6 +204,7 @@ def test_unusual_images_are_marked(tmp_path):
     html, page = report(tmp_path, "--overlays", "0")
     assert_self_contained(html, page)
     assert "unusual intensity" in page.text
+    assert "Notes" in page.text
     assert "Warnings" in page.headings
     assert "very wide" not in page.text
 
