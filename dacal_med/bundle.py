@@ -7,15 +7,18 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import os
+import pydoc
 import sys
 import traceback
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from fire.parser import DefaultParseValue
 from monai import bundle as monai_bundle
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.utils import instantiate, optional_import
@@ -39,6 +42,49 @@ RUN_ARGUMENTS = frozenset(
     }
 )
 
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _listed(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and bool(value) and all(map(kind, value))
+
+
+def _device(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and torch.device(value) is not None
+    except RuntimeError:
+        return False
+
+
+# What is wanted, whether a plain value is that, and the settings of `train.json` that it holds for.
+_SETTINGS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "a path",
+        lambda value: isinstance(value, str) and bool(value.strip()),
+        "bundle_root output_dir ckpt_dir model_file dataset_dir",
+    ),
+    ("a whole number from 1", _whole(1), "spatial_dims in_channels num_classes batch_size epoch_length max_epochs"),
+    ("a whole number from 0", _whole(0), "seed warmup_epochs settle_epochs num_workers warmup_draws"),
+    ("a number", _number, "learning_rate held_out_share"),
+    ("true or false", lambda value: isinstance(value, bool), "amp keep_source_end"),
+    ("a list of whole numbers from 1", _listed(_whole(1)), "roi_size"),
+    ("a list of numbers above 0", _listed(lambda value: _number(value) and value > 0), "spacing"),
+    ("a list of names", _listed(lambda value: isinstance(value, str)), "class_names"),
+    ("the number of a class or null", lambda value: value is None or _whole(0)(value), "background"),
+    ("a device", _device, "device"),
+    (
+        'an object with "_target_"',
+        lambda value: isinstance(value, Mapping) and "_target_" in value,
+        "datalist network_def network optimizer lr_scheduler loss_function truth_loss_function host labeller "
+        "meta_objective meta",
+    ),
+)
 _MONAI_BUNDLE = str(Path(monai_bundle.__file__).parent) + os.sep
 _MONAI_INSTANTIATE = instantiate.__code__.co_filename
 _LONGEST = 500
@@ -125,16 +171,17 @@ def input_error_in(error: BaseException | None) -> InputError | None:
 def configuration_problem(error: BaseException) -> str | None:
     """Return in one line why MONAI cannot build a configuration, or ``None`` if ``error`` is something else."""
     links = list(_chain(error))
-    first, last = links[0], links[-1]
+    first = links[0]
     # MONAI's words; what an expression refers to is built before it is evaluated, so that this is never a run's error.
-    component = str(first).startswith("Failed to instantiate component")
-    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(last.__traceback__)]
-    parsing = isinstance(last, RecursionError | SyntaxError) and any(_of_monai(place) for place in places)
+    component = str(first).startswith("Failed to instantiate component") or isinstance(first, pydoc.ErrorDuringImport)
+    wrapped = component or str(first).startswith("Failed to evaluate")
+    link = links[-1] if wrapped else first
+    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(link.__traceback__)]
+    parsing = isinstance(link, RecursionError | SyntaxError) and any(map(_of_monai, places))
     if not (isinstance(first, Exception) and (component or parsing or (places and _of_monai(places[-1])))):
         return None
-    told = [str(first).partition("\n")[0]] if component or str(first).startswith("Failed to evaluate") else []
-    told.append(f"{type(last).__name__}: {last}")
-    text = " ".join(": ".join(told).split())
+    told = [str(first).partition(" with keywords")[0]] if wrapped else []
+    text = " ".join(": ".join([*told, f"{type(link).__name__}: {link}"]).split())
     shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
     return f"configuration: {shown} (DACAL_MED_TRACEBACK=1 shows where)"
 
@@ -183,7 +230,7 @@ def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
 
 
 def check_overrides(argv: Sequence[str]) -> None:
-    """Refuse overrides that would silently change nothing.
+    """Refuse overrides that would silently change nothing, and settings of the wrong kind.
 
     MONAI adds an unknown key, so that ``--max_epoch 5`` would change nothing, and drops an override of ``None``.
 
@@ -191,20 +238,35 @@ def check_overrides(argv: Sequence[str]) -> None:
         argv: a command line of ``monai.bundle run``; anything else is left alone.
 
     Raises:
-        InputError: naming the key, and the closest known ones.
+        InputError: naming the key, and the closest known ones or what was wanted.
     """
     files = _config_files(argv)
     if not files:
         return
     config = read_config(files)
     arguments_file = dict(_options(argv)).get("args_file")
-    overrides = []
+    overrides = {} if arguments_file is None else read_config(arguments_file)
     for key, value in _options(argv):
         check_value(key, value)
-        overrides.append(key)
-    if arguments_file is not None:
-        overrides += list(read_config(arguments_file))
+        overrides[key] = DefaultParseValue(value)
     check_keys(config, overrides)
+    check_settings({**config, **overrides})
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse plain values of a kind that a setting cannot have; what an expression gives is not known here.
+
+    Args:
+        config: as read, with overrides.
+
+    Raises:
+        InputError: naming the key, what was found and what was wanted.
+    """
+    for wanted, allowed, keys in _SETTINGS:
+        for key in keys.split():
+            value = config.get(key, "@")
+            if not (isinstance(value, str) and value.startswith(("$", "@", "%"))) and not allowed(value):
+                raise InputError(f"{key}: found {value!r}, wanted {wanted}, an expression or a reference")
 
 
 def check_keys(config: Mapping[str, Any], keys: Iterable[str]) -> None:
