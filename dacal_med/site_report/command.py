@@ -62,7 +62,7 @@ def make_report(
     """
     cases = read_predictions(predictions, identify)
     classes = classes_of(cases)
-    report = Report(cases, list(classes.structures), made=_made())
+    report = Report(cases, list(classes.structures), classes.background, made=_made())
     found = Images(images, cases)
     truth = None if labels is None else Labels(labels, found)
     shown = {p.name for p in report.good[:overlays]}

@@ -16,6 +16,7 @@ from dacal_med.site_report.markup import Markup, bar, join, table, tag, text
 from dacal_med.site_report.measured import Measured, pooled
 from dacal_med.site_report.predictions import Prediction
 from dacal_med.site_report.style import CSS
+from dacal_med.site_report.words import PICTURES, VOLUMES, Words
 
 NONE = "—"
 
@@ -42,6 +43,7 @@ class Report:
     Attributes:
         predictions: all cases.
         classes: that trust numbers are given for.
+        background: number of the class that is no structure; None where every class is one.
         measured: what labels say, by case name.
         pictures: overlays by case name, those that are shown.
         made: when and with which version.
@@ -49,6 +51,7 @@ class Report:
 
     predictions: Sequence[Prediction]
     classes: Sequence[str]
+    background: int | None = 0
     measured: Mapping[str, Measured] = field(default_factory=dict)
     pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     made: str = ""
@@ -270,7 +273,9 @@ def _confidence(report: Report) -> Markup:
     if report.measured:
         tables = [m.reliability for m in report.measured.values()]
         front = [m.foreground for m in report.measured.values()]
-        both = {f"all {cells}": pooled(tables), "truth or prediction a structure": pooled(front)}
+        both = {f"all {cells}": pooled(tables)}
+        if report.background is not None:  # otherwise that is everywhere
+            both["truth or prediction a structure"] = pooled(front)
         captions = {
             f"all {cells}": f"Bars below the diagonal: the model is surer than it is right. Below: {cells} by "
             "confidence.",
@@ -331,32 +336,6 @@ def _model(report: Report) -> Markup:
 
 def _figure(uri: str, words: str, caption: str) -> Markup:
     return tag("figure", tag("img", src=uri, alt=words), tag("figcaption", caption))
-
-
-@dataclass(frozen=True)
-class Words:
-    """What volumes and pictures are spoken of in.
-
-    Attributes:
-        size: how much there is of a structure.
-        cells: what it is counted in.
-        overlays: heading of what is shown of each case.
-        intro: what that is.
-    """
-
-    size: str
-    cells: str
-    overlays: str
-    intro: str
-
-
-VOLUMES = Words(
-    "volume",
-    "voxels",
-    "Slices",
-    "The slice with the most of all structures, and the one with the most voxels of low confidence.",
-)
-PICTURES = Words("area", "pixels", "Pictures", "Whole pictures, those with the lowest expected Dice first.")
 
 
 def _words(report: Report) -> Words:

@@ -112,6 +112,9 @@ def test_numbers_of_the_segmentation_are_the_classes_that_the_case_names(tmp_pat
     """Of 120 pixels 36 are car, in truth moved by one of six rows: 30 in common, and 78 of 84 of the road."""
     site_folder(tmp_path, [0.9], dims=2, failed=False, names=("road", "car"), background=background)
     _, page = report(tmp_path, "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"))
+    # Without background the second reliability diagram would be the first again.
+    diagrams = [image["alt"] for image in page.images if image["alt"].startswith("Reliability diagram")]
+    assert len(diagrams) == (1 if background is None else 2)
     words = page.text.split("\n")
     for name in ("road", "car"):
         assert (name in words) == (name in true)
