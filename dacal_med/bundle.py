@@ -176,7 +176,7 @@ def configuration_problem(error: BaseException) -> str | None:
     component = str(first).startswith("Failed to instantiate component") or isinstance(first, pydoc.ErrorDuringImport)
     wrapped = component or str(first).startswith("Failed to evaluate")
     link = links[-1] if wrapped else first
-    places = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(link.__traceback__)]
+    places = [frame.f_code for frame, _ in traceback.walk_tb(link.__traceback__)]
     parsing = isinstance(link, RecursionError | SyntaxError) and any(map(_of_monai, places))
     if not (isinstance(first, Exception) and (component or parsing or (places and _of_monai(places[-1])))):
         return None
@@ -195,9 +195,11 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _of_monai(place: str) -> bool:
-    """Whether a file is MONAI's reading of configurations, or an expression of one."""
-    return place == "<string>" or place.startswith(_MONAI_BUNDLE) or place == _MONAI_INSTANTIATE
+def _of_monai(place: types.CodeType) -> bool:
+    """Whether code is MONAI's reading of configurations, or an expression of one (``<module>``, ``<lambda>`` ...)."""
+    file = place.co_filename
+    expression = file == "<string>" and place.co_name.startswith("<")  # others are methods that dataclasses generate
+    return expression or file.startswith(_MONAI_BUNDLE) or file == _MONAI_INSTANTIATE
 
 
 def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:

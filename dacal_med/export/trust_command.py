@@ -7,6 +7,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from dacal_med.bundle import check_overrides
 from dacal_med.export.arguments import training_run_parser
 from dacal_med.export.deployed import training_seed, values_of
 from dacal_med.export.trust_reference import build_reference, write_reference
@@ -35,8 +36,10 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> in
         The exit status, 0.
 
     Raises:
-        InputError: see :func:`dacal_med.export.trust_reference.build_reference`.
+        InputError: an override's key is unknown, or see :func:`~dacal_med.export.trust_reference.build_reference`.
     """
+    words = [word for key, value in overrides for word in (f"--{key}", value)]
+    check_overrides(["--config_file", str([str(file) for file in options.config_file]), *words])
     values = values_of(overrides)
     seed = training_seed(options.model_file, options.seed)
     reference = build_reference(options.config_file, options.model_file, options.dataset_dir, seed, values)

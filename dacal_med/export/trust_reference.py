@@ -20,7 +20,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from torch import Tensor, nn
 
-from dacal_med.bundle import check_keys, read_config
+from dacal_med.bundle import read_config
 from dacal_med.core.tensors import plain
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.errors import InputError
@@ -61,9 +61,7 @@ class TrainedModel:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         files = [config_files] if isinstance(config_files, str | Path) else list(config_files)
-        content = read_config(files)
-        check_keys(content, overrides or {})
-        self.config = ConfigParser(content)
+        self.config = ConfigParser(read_config(files))
         task_file = Path(model_file).with_suffix(".json")
         task = read_config(task_file) if task_file.is_file() else {}
         known = {key: task[key] for key in ("spacing", "roi_size") if key in task}
