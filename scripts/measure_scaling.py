@@ -69,8 +69,6 @@ GRID = (
     Point((32, 32, 32), 2, 5, (32, 64, 128)),
     Point((32, 32, 32), 2, 5, (8, 16, 32, 64)),
     Point((160, 160), 2, 5, (8, 16, 32)),
-    Point((256, 256), 2, 5, (8, 16, 32)),
-    Point((160, 160), 2, 19, (8, 16, 32)),
 )
 TINY = Point((8, 8, 8), 2, 3, (4, 8))
 # Where an 80 GB GPU may be of use; computed from the formula, not measured.

@@ -64,7 +64,7 @@ class TrainedModel:
         self.config = ConfigParser(read_config(files))
         task_file = Path(model_file).with_suffix(".json")
         task = read_config(task_file) if task_file.is_file() else {}
-        known = {key: task[key] for key in ("spacing", "roi_size") if key in task}
+        known: dict[str, Any] = {key: task[key] for key in ("spacing", "roi_size") if key in task}
         root = Path(files[0]).resolve().parent.parent
         given = {"bundle_root": str(root), "dataset_dir": str(dataset_dir), "seed": seed}
         self.config.update({**known, **given, **(overrides or {})})
