@@ -7,16 +7,21 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import math
 import os
+import pydoc
 import sys
+import traceback
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from fire.parser import DefaultParseValue
+from monai import bundle as monai_bundle
 from monai.bundle import ComponentLocator, ConfigParser
-from monai.utils import optional_import
+from monai.utils import instantiate, optional_import
 
 from dacal_med.errors import InputError
 
@@ -36,6 +41,53 @@ RUN_ARGUMENTS = frozenset(
         "properties_path",
     }
 )
+
+
+def _whole(least: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _listed(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list | tuple) and bool(value) and all(map(kind, value))
+
+
+def _device(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and torch.device(value) is not None
+    except RuntimeError:
+        return False
+
+
+# What is wanted, whether a plain value is that, and the settings of `train.json` that it holds for.
+_SETTINGS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
+    (
+        "a path",
+        lambda value: isinstance(value, str) and bool(value.strip()),
+        "bundle_root output_dir ckpt_dir model_file dataset_dir",
+    ),
+    ("a whole number from 1", _whole(1), "spatial_dims in_channels num_classes batch_size epoch_length max_epochs"),
+    ("a whole number from 0", _whole(0), "seed warmup_epochs settle_epochs num_workers warmup_draws"),
+    ("a number", _number, "learning_rate held_out_share"),
+    ("true or false", lambda value: isinstance(value, bool), "amp keep_source_end"),
+    ("a list of whole numbers from 1", _listed(_whole(1)), "roi_size"),
+    ("a list of numbers above 0", _listed(lambda value: _number(value) and value > 0), "spacing"),
+    ("a list of names", _listed(lambda value: isinstance(value, str)), "class_names"),
+    ("the number of a class or null", lambda value: value is None or _whole(0)(value), "background"),
+    ("a device", _device, "device"),
+    (
+        'an object with "_target_"',
+        lambda value: isinstance(value, Mapping) and "_target_" in value,
+        "datalist network_def network optimizer lr_scheduler loss_function truth_loss_function host labeller "
+        "meta_objective meta",
+    ),
+)
+_MONAI_BUNDLE = str(Path(monai_bundle.__file__).parent) + os.sep
+_MONAI_INSTANTIATE = instantiate.__code__.co_filename
+_LONGEST = 500
 
 
 def find_root(name: str) -> str:
@@ -81,36 +133,106 @@ def start(argv: Sequence[str] | None = None) -> None:
 
 
 def show_input_errors_plainly() -> None:
-    """Let the process end on the message of an :class:`InputError` instead of a traceback through MONAI.
+    """Let the process end on the message of an :func:`explained` error instead of a traceback through MONAI.
 
-    MONAI wraps errors raised while a configuration is built, so the whole chain is searched. With the environment
-    variable ``DACAL_MED_TRACEBACK=1``, and for every other error, the traceback is shown as usual.
+    With the environment variable ``DACAL_MED_TRACEBACK=1``, and for every other error, the traceback is shown as usual.
     """
     original = sys.__excepthook__
 
     def hook(kind: type[BaseException], error: BaseException, trace: types.TracebackType | None) -> None:
-        cause = input_error_in(error)
-        if cause is None or os.environ.get("DACAL_MED_TRACEBACK") == "1":
+        message = explained(error)
+        if message is None:
             original(kind, error, trace)
         else:
-            print(f"\ndacal_med: {cause}", file=sys.stderr, flush=True)
+            print(f"\ndacal_med: {message}", file=sys.stderr, flush=True)
 
     sys.excepthook = hook
 
 
+def explained(error: BaseException) -> str | None:
+    """Return in one line what a user can do something about, or ``None`` if ``error`` is no such thing.
+
+    That is an :class:`InputError`, or what MONAI raises where a configuration cannot be built: a target or reference
+    that does not exist, references in a circle, arguments that a target does not take, an expression that fails by
+    itself. An error inside what an expression calls is none. With the environment variable ``DACAL_MED_TRACEBACK=1``
+    nothing is explained, so that the traceback is seen.
+    """
+    if os.environ.get("DACAL_MED_TRACEBACK") == "1":
+        return None
+    cause = input_error_in(error)
+    return configuration_problem(error) if cause is None else str(cause)
+
+
 def input_error_in(error: BaseException | None) -> InputError | None:
     """Return the :class:`InputError` that ``error`` is or was raised from, or ``None``."""
+    return next((link for link in _chain(error) if isinstance(link, InputError)), None)
+
+
+def configuration_problem(error: BaseException) -> str | None:
+    """Return in one line why MONAI cannot build a configuration, or ``None`` if ``error`` is something else."""
+    links = list(_chain(error))
+    first = links[0]
+    # MONAI's words; what an expression refers to is built before it is evaluated, so that this is never a run's error.
+    component = str(first).startswith("Failed to instantiate component") or isinstance(first, pydoc.ErrorDuringImport)
+    wrapped = component or str(first).startswith("Failed to evaluate")
+    link = links[-1] if wrapped else first
+    places = [frame.f_code for frame, _ in traceback.walk_tb(link.__traceback__)]
+    parsing = isinstance(link, RecursionError | SyntaxError) and any(map(_of_monai, places))
+    if not (isinstance(first, Exception) and (component or parsing or (places and _of_monai(places[-1])))):
+        return None
+    told = [str(first).partition(" with keywords")[0]] if wrapped else []
+    text = " ".join(": ".join([*told, f"{type(link).__name__}: {link}"]).split())
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    return f"configuration: {shown} (DACAL_MED_TRACEBACK=1 shows where)"
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error, what it was raised from, what that was raised from ..."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, InputError):
-            return error
+        yield error
         seen.add(id(error))
         error = error.__cause__ or error.__context__
-    return None
+
+
+def _of_monai(place: types.CodeType) -> bool:
+    """Whether code is MONAI's reading of configurations, or an expression of one (``<module>``, ``<lambda>`` ...)."""
+    file = place.co_filename
+    expression = file == "<string>" and place.co_name.startswith("<")  # others are methods that dataclasses generate
+    return expression or file.startswith(_MONAI_BUNDLE) or file == _MONAI_INSTANTIATE
+
+
+def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
+    """Read configuration files, later ones over earlier ones, as ``monai.bundle run`` does.
+
+    Args:
+        files: JSON or YAML.
+
+    Raises:
+        InputError: naming the file that is missing, malformed or no object, or those that do not fit one another.
+    """
+    names = [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
+    for name in names:
+        if not Path(name).is_file():
+            raise InputError(f"config_file: found no file {name}")
+        try:
+            content = ConfigParser.load_config_file(name)
+        except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
+            problem = " ".join(str(error).split())[:_LONGEST]
+            raise InputError(
+                f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
+            ) from error
+        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+            raise InputError(f"{name}: found a {type(content).__name__}, wanted an object with names as keys")
+    try:
+        merged: dict[str, Any] = ConfigParser.load_config_files(names)
+    except Exception as error:  # a key that reaches into what is no object
+        raise InputError(f"{', '.join(names)}: cannot be merged ({type(error).__name__}: {error})") from error
+    return merged
 
 
 def check_overrides(argv: Sequence[str]) -> None:
-    """Refuse overrides that would silently change nothing.
+    """Refuse overrides that would silently change nothing, and settings of the wrong kind.
 
     MONAI adds an unknown key, so that ``--max_epoch 5`` would change nothing, and drops an override of ``None``.
 
@@ -118,20 +240,48 @@ def check_overrides(argv: Sequence[str]) -> None:
         argv: a command line of ``monai.bundle run``; anything else is left alone.
 
     Raises:
-        InputError: naming the key, and the closest known ones.
+        InputError: naming the key, and the closest known ones or what was wanted.
     """
     files = _config_files(argv)
     if not files:
         return
-    config = ConfigParser.load_config_files(files)
+    config = read_config(files)
     arguments_file = dict(_options(argv)).get("args_file")
-    overrides = []
+    overrides = {} if arguments_file is None else read_config(arguments_file)
     for key, value in _options(argv):
         check_value(key, value)
-        overrides.append(key)
-    if arguments_file is not None:
-        overrides += list(ConfigParser.load_config_files(arguments_file))
-    for key in overrides:
+        overrides[key] = DefaultParseValue(value)
+    check_keys(config, overrides)
+    check_settings({**config, **overrides})
+
+
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse plain values of a kind that a setting cannot have; what an expression gives is not known here.
+
+    Args:
+        config: as read, with overrides.
+
+    Raises:
+        InputError: naming the key, what was found and what was wanted.
+    """
+    for wanted, allowed, keys in _SETTINGS:
+        for key in keys.split():
+            value = config.get(key, "@")
+            if not (isinstance(value, str) and value.startswith(("$", "@", "%"))) and not allowed(value):
+                raise InputError(f"{key}: found {value!r}, wanted {wanted}, an expression or a reference")
+
+
+def check_keys(config: Mapping[str, Any], keys: Iterable[str]) -> None:
+    """Refuse keys that a configuration does not have.
+
+    Args:
+        config: as read.
+        keys: of overrides, with ``#`` or ``::`` between levels; arguments of ``monai.bundle run`` itself pass.
+
+    Raises:
+        InputError: naming the key, and the closest known ones.
+    """
+    for key in keys:
         if key not in RUN_ARGUMENTS:
             _check_key(key.replace("::", "#"), config)
 
@@ -203,7 +353,7 @@ def _config_files(argv: Sequence[str]) -> list[str]:
     options = dict(_options(argv))
     value: Any = options.get("config_file")
     if value is None and "args_file" in options and Path(options["args_file"]).is_file():
-        value = ConfigParser.load_config_file(options["args_file"]).get("config_file")
+        value = read_config(options["args_file"]).get("config_file")
     if value is None:
         return []
     if isinstance(value, str):

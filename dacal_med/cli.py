@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dacal_med.bundle import check_value, input_error_in
+from dacal_med.bundle import check_value, explained
 from dacal_med.comparison import benchmark
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
@@ -52,11 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\ninterrupted: the same command continues", file=sys.stderr)
         return 130
     except Exception as error:
-        # MONAI wraps what is raised while a configuration is built.
-        cause = input_error_in(error)
-        if cause is None:
+        message = explained(error)
+        if message is None:
             raise
-        print(f"\ndacal_med: {cause}", file=sys.stderr)
+        print(f"\ndacal_med: {message}", file=sys.stderr)
         return 2
 
 

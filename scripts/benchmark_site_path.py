@@ -18,6 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -68,14 +69,18 @@ def run(words: list[str], log: Path) -> tuple[float, float]:
     return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def main() -> int:
-    """Measure and print."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure and print.
+
+    Args:
+        arguments: the command line without the program; that of the process by default.
+    """
     parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--site", type=Path, required=True, help="an exported folder")
     parser.add_argument("--volume", type=Path, required=True, help="a real 3D image")
     parser.add_argument("--modality", choices=("CT", "MR"), default="MR", help="default: MR")
     parser.add_argument("--work", type=Path, required=True, help="folder for series and results; replaced")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
     shutil.rmtree(args.work, ignore_errors=True)
     images, out, report = args.work / "dicom", args.work / "out", args.work / "report.html"
     size = as_series(args.volume, images, args.modality)

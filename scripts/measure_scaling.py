@@ -7,13 +7,16 @@
 Each point is an adaptation run with the bundles' defaults (teacher, meta-step every 4th iteration, student on source
 and both mixes, moving average) on synthetic images in memory, in a process of its own. Time: mean of a cycle of 4
 iterations after one to warm up, the faster of two cycles; processor time of the process, since others may run beside
-it. Memory: what the iterations add at their peak to what was in use before the first (VmHWM less VmRSS of /proc,
-Linux only).
+it. Memory: what making and running a training adds at its peak to what is in use after a run of a tiny one, which
+loads what libraries load once (VmHWM, set back before, less VmRSS of /proc, Linux only).
 
 Fitted: with V voxels in the batch, C classes and F activations per voxel (the sum over the network's layers of the
 outputs' numbers, counted by hooks), memory = V * (a F + b C) + c P and time = V * (d M + e C) + g, with P parameters
 and M multiplications per voxel of the network's convolutions. Non-negative least squares on relative errors; the
 error of each point comes from a fit without it.
+
+From the fit, memory of patches for a large GPU. For several nodes no measurement: the time that ranks need for their
+averages under a model of the links, see :func:`averaging`.
 """
 
 from __future__ import annotations
@@ -56,17 +59,18 @@ GRID = (
     BASE,
     Point((24, 24, 24), 2, 5, (8, 16, 32)),
     Point((32, 32, 32), 2, 5, (8, 16, 32)),
-    Point((16, 16, 16), 4, 5, (8, 16, 32)),
-    Point((16, 16, 16), 8, 5, (8, 16, 32)),
-    Point((24, 24, 24), 2, 2, (8, 16, 32)),
-    Point((24, 24, 24), 2, 14, (8, 16, 32)),
-    Point((24, 24, 24), 2, 5, (4, 8, 16)),
-    Point((16, 16, 16), 2, 5, (16, 32, 64)),
-    Point((24, 24, 24), 2, 5, (16, 32, 64)),
-    Point((24, 24, 24), 2, 5, (8, 16, 32, 64)),
-    Point((96, 96), 2, 5, (8, 16, 32)),
+    Point((48, 48, 48), 2, 5, (8, 16, 32)),
+    Point((64, 64, 64), 2, 5, (8, 16, 32)),
+    Point((32, 32, 32), 4, 5, (8, 16, 32)),
+    Point((32, 32, 32), 2, 2, (8, 16, 32)),
+    Point((32, 32, 32), 2, 14, (8, 16, 32)),
+    Point((32, 32, 32), 2, 5, (4, 8, 16)),
+    Point((32, 32, 32), 2, 5, (16, 32, 64)),
+    Point((32, 32, 32), 2, 5, (32, 64, 128)),
+    Point((32, 32, 32), 2, 5, (8, 16, 32, 64)),
     Point((160, 160), 2, 5, (8, 16, 32)),
 )
+TINY = Point((8, 8, 8), 2, 3, (4, 8))
 # Where an 80 GB GPU may be of use; computed from the formula, not measured.
 EXTRAPOLATED = (
     Point((96, 96, 96), 2, 14, (32, 64, 128, 256)),
@@ -110,20 +114,26 @@ def status(name: str) -> float:
 def measure(point: Point) -> dict[str, float]:
     """Run one point in this process."""
     torch.set_num_threads(1)
+    run(TINY)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back to VmRSS
+    before = status("VmRSS")
+    return {**run(point), "mib": status("VmHWM") - before}
+
+
+def run(point: Point) -> dict[str, float]:
+    """Make and run one training; return its time, and what the formulas are of."""
     network = unet(len(point.size), point.classes, point.channels)
     activations, products = counts(network, point.size)
     trainer = make_trainer(
         network, point.size, point.classes, batch_size=point.batch_size, epoch_length=1 + 2 * CYCLE, max_epochs=1
     )
-    gc.collect()
-    before = status("VmRSS")
     moments: list[float] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: moments.append(time.process_time()))
     trainer.run()
     cycles = [(moments[i + CYCLE] - moments[i]) / CYCLE for i in (0, CYCLE)]
     return {
         "seconds": min(cycles),
-        "mib": status("VmHWM") - before,
         "voxels": float(point.batch_size * math.prod(point.size)),
         "activations": activations,
         "products": products,
@@ -168,6 +178,23 @@ def extrapolate(point: Point, coefficients: np.ndarray) -> tuple[float, float, f
     return memory, voxels * products / 1e12, parameters / 1e6
 
 
+def averaging(parameters: float, nodes: int, gigabytes_per_second: float) -> float:
+    """Return the seconds that an iteration waits for averages between nodes, under a model.
+
+    The student's gradient is averaged in every iteration, the inner and the outer gradient of the meta-step in every
+    ``CYCLE``-th, each of all parameters in float32 (the temperature network's is left out, it is far smaller). A ring
+    passes ``2 (n - 1) / n`` times that over each node's link. Nothing is hidden behind computation, links are used to
+    their full bandwidth, and their latency is left out.
+
+    Args:
+        parameters: of the student.
+        nodes: connected by the link; inside a node averages are taken to be free.
+        gigabytes_per_second: of each node's link, in each direction.
+    """
+    volume = 4.0 * parameters * (1 + 2 / CYCLE)
+    return 2 * (nodes - 1) / nodes * volume / (gigabytes_per_second * 1e9)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file with all numbers")
@@ -198,6 +225,13 @@ def main() -> None:
             f"| {size} | {point.batch_size} | {point.classes} | {channels} | {mib / 1024:.1f} | {products:.2f} | "
             f"{parameters:.1f} |"
         )
+    print("\n| 10^6 weights | nodes | GB/s | s | an iteration takes at least, for 95 % |\n|---|---|---|---|---|")
+    for point in (EXTRAPOLATED[0], EXTRAPOLATED[-1]):
+        parameters = extrapolate(point, memory_fit)[2]
+        for nodes in (2, 8):
+            for bandwidth in (1.25, 12.5, 50.0):
+                wait = averaging(parameters * 1e6, nodes, bandwidth)
+                print(f"| {parameters:.1f} | {nodes} | {bandwidth} | {wait:.4f} | {19 * wait:.2f} s |")
     print("\nmemory:", memory_fit.tolist(), "time:", time_fit.tolist())
     if arguments.out is not None:
         points = [{**asdict(point), **value} for point, value in zip(GRID, found, strict=True)]

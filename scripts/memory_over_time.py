@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Resident memory over the iterations of one training run: does it stay flat?
 
-    python -m scripts.memory_over_time [--iterations 500] [--out memory]
+    python -m scripts.memory_over_time [--iterations 500] [--size 32 32] [--channels 4 8] [--out memory]
 
-A run with the bundles' defaults on synthetic images in memory (loading files is not part of it), a small U-Net in 2D.
+A run with the bundles' defaults on synthetic images in memory (loading files is not part of it), a small U-Net.
 After each iteration the resident memory (VmRSS of /proc, Linux only) is read. Reported is the slope of a straight
 line through the second half, in KiB per iteration, and the difference between the means of the third and the last
 quarter. Writes <out>.md and <out>.png.
@@ -26,7 +26,7 @@ from dacal_med.handlers.evaluation import save_figure
 from dacal_med.reporting.files import write_bytes
 from scripts.synthetic import make_trainer, unet
 
-SIZE, CLASSES, CHANNELS = (32, 32), 3, (4, 8)
+CLASSES = 3
 
 
 def resident_mib() -> float:
@@ -36,12 +36,17 @@ def resident_mib() -> float:
     return int(found.group(1)) / 1024
 
 
-def measure(iterations: int) -> list[float]:
-    """Return the resident memory in MiB after each iteration of a run; the first fifth is warm-up."""
+def measure(iterations: int, size: Sequence[int], channels: Sequence[int]) -> list[float]:
+    """Return the resident memory in MiB after each iteration of a run; the first fifth is warm-up.
+
+    Args:
+        iterations: of the run, in ten epochs.
+        size: of the images, which tells the number of axes.
+        channels: of the U-Net's levels.
+    """
     length = max(1, iterations // 10)
-    trainer = make_trainer(
-        unet(len(SIZE), CLASSES, CHANNELS), SIZE, CLASSES, max_epochs=10, warmup_epochs=2, epoch_length=length
-    )
+    network = unet(len(size), CLASSES, channels)
+    trainer = make_trainer(network, size, CLASSES, max_epochs=10, warmup_epochs=2, epoch_length=length)
     values: list[float] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: values.append(resident_mib()))
     trainer.run()
@@ -69,17 +74,23 @@ def plot(values: Sequence[float]) -> Figure:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--size", type=int, nargs="+", default=[32, 32], help="of the images, two or three axes")
+    parser.add_argument("--channels", type=int, nargs="+", default=[4, 8], help="of the U-Net's levels")
     parser.add_argument("--out", type=Path, default=Path("memory"), help="page and plot, without ending")
     arguments = parser.parse_args()
-    values = measure(arguments.iterations)
-    slope, difference = growth(values)
+    values = measure(arguments.iterations, arguments.size, arguments.channels)
+    # Adding 0 after rounding makes -0 a 0.
+    slope, difference = (round(value, 2) + 0.0 for value in growth(values))
+    asked = " ".join(
+        f"--{name} {' '.join(map(str, numbers))}"
+        for name, numbers in (("size", arguments.size), ("channels", arguments.channels))
+    )
     picture = arguments.out.with_suffix(".png")
     save_figure(plot(values), picture)
     page = f"""# Memory over {len(values)} iterations
 
-`python -m scripts.memory_over_time --iterations {arguments.iterations}`;
-PyTorch {torch.__version__}, CPU. Resident
-memory of the whole process, libraries included.
+`python -m scripts.memory_over_time --iterations {arguments.iterations} {asked}`; PyTorch {torch.__version__}, CPU.
+Resident memory of the whole process, libraries included.
 
 | after iteration 1 | middle | last | highest | slope over the second half | last less third quarter |
 |---|---|---|---|---|---|

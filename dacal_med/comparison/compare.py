@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
-from dacal_med.bundle import check_overrides
+from dacal_med.bundle import check_overrides, read_config
 from dacal_med.comparison.aggregate import collect, pooled_tables, read_metrics, run_folder
 from dacal_med.comparison.document import write_comparison
 from dacal_med.comparison.facts import describe_run
@@ -109,13 +109,9 @@ class Comparison:
 
     def _config(self) -> ConfigParser:
         """Return the configuration with the overrides, none of them misspelt."""
-        for file in self.config_files:
-            if not Path(file).is_file():
-                raise InputError(f"--config_file: found no file {file}")
+        parser = ConfigParser(read_config(self.config_files))
         self._check_keys(find_methods(self.methods))
         check_overrides(["--config_file", str(list(self.config_files)), *self._words()])
-        parser = ConfigParser()
-        parser.read_config(list(self.config_files))
         # As `monai.bundle run` reads its command line; the bundle's folder is that of its configuration.
         root = Path(self.config_files[0]).resolve().parent.parent
         parser.update({"bundle_root": str(root), **{key: DefaultParseValue(value) for key, value in self.overrides}})

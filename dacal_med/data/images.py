@@ -21,6 +21,7 @@ from monai.data.image_reader import ImageReader, NibabelReader, NrrdImage, NrrdR
 from monai.transforms import EnsureChannelFirst
 from PIL import Image
 
+from dacal_med.data.series import check_series
 from dacal_med.errors import InputError
 from dacal_med.site.volumes import check_length, unusable_affine
 
@@ -138,6 +139,8 @@ def read_header(path: str | Path) -> ImageHeader:
         else:
             # A DICOM series has no single header: its geometry is known once the slices are sorted.
             array, meta = _through(reader, reader.read(str(path)))
+            if Path(path).is_dir():
+                check_series(Path(path), tuple(array.shape[1:]), _affine(path, meta))
     except InputError:
         raise
     except Exception as error:

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from dacal_med.export.arguments import training_run_parser
 from dacal_med.export.calibrating import MIN_CASES, Calibration
 from dacal_med.export.checking import Agreement
 from dacal_med.export.exporting import Export
@@ -15,23 +16,18 @@ from dacal_med.export.exporting import Export
 
 def export_parser() -> argparse.ArgumentParser:
     """Return the parser of ``export``; what it does not know overrides keys of the configuration."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dacal_med export",
-        description="Makes a folder for a clinical site from a trained bundle: the deployed network in four formats, "
-        "each loaded again and compared, configurations, the code that inference needs, a model card and checksums. "
-        "Give every other --key value that the training run was given.",
-        allow_abbrev=False,
+    parser = training_run_parser(
+        "export",
+        "Makes a folder for a clinical site from a trained bundle: the deployed network in four formats, each loaded "
+        "again and compared, configurations, the code that inference needs, a model card and checksums.",
+        out="the folder to make",
+        model_default="the bundle's models/model.pt",
+        data_default="the phantom; a folder of target images alone gives no trust reference",
     )
     parser.add_argument("--bundle", type=Path, required=True, help="the bundle's folder")
-    parser.add_argument("--out", type=Path, required=True, help="the folder to make")
-    parser.add_argument("--model_file", type=Path, help="weights (default: the bundle's models/model.pt)")
-    parser.add_argument(
-        "--dataset_dir", type=Path, help="the training run's data, or a folder of target images (default: the phantom)"
-    )
     parser.add_argument(
         "--metrics_file", type=Path, help="the training run's metrics.json (default: beside the weights, or in eval/)"
     )
-    parser.add_argument("--seed", type=int, help="of the training run (default: as recorded beside the weights)")
     parser.add_argument("--force", action="store_true", help="replace a folder that is there")
     return parser
 

@@ -6,30 +6,22 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
+from dacal_med.bundle import check_overrides
+from dacal_med.export.arguments import training_run_parser
 from dacal_med.export.deployed import training_seed, values_of
 from dacal_med.export.trust_reference import build_reference, write_reference
 
 
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command; what it does not know overrides keys of the configuration."""
-    command = argparse.ArgumentParser(
-        prog="python -m dacal_med trust-reference",
-        description="Writes configs/trust.json of an export: histograms of the target_train images, and how far the "
-        "model misjudges held-out source cases. target_val is not read. Give every other --key value that the training "
-        "run was given.",
-        allow_abbrev=False,
+    command = training_run_parser(
+        "trust-reference",
+        "Writes configs/trust.json of an export: histograms of the target_train images, and how far the model "
+        "misjudges held-out source cases. target_val is not read.",
+        out="the file to write",
     )
     command.add_argument("--config_file", nargs="+", required=True, help="the bundle's train.json, and overlays")
-    command.add_argument("--model_file", type=Path, required=True, help="the trained weights")
-    command.add_argument("--dataset_dir", type=Path, required=True, help="folder with datalist.json")
-    command.add_argument(
-        "--seed",
-        type=int,
-        help="of the training run, it says what was held out (default: as recorded beside the weights)",
-    )
-    command.add_argument("--out", type=Path, required=True, help="the file to write")
     return command
 
 
@@ -44,8 +36,10 @@ def run(options: argparse.Namespace, overrides: Sequence[tuple[str, str]]) -> in
         The exit status, 0.
 
     Raises:
-        InputError: see :func:`dacal_med.export.trust_reference.build_reference`.
+        InputError: an override's key is unknown, or see :func:`~dacal_med.export.trust_reference.build_reference`.
     """
+    words = [word for key, value in overrides for word in (f"--{key}", value)]
+    check_overrides(["--config_file", str([str(file) for file in options.config_file]), *words])
     values = values_of(overrides)
     seed = training_seed(options.model_file, options.seed)
     reference = build_reference(options.config_file, options.model_file, options.dataset_dir, seed, values)

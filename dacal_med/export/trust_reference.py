@@ -20,6 +20,7 @@ from monai.bundle import ConfigParser
 from monai.transforms import Compose
 from torch import Tensor, nn
 
+from dacal_med.bundle import read_config
 from dacal_med.core.tensors import plain
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.errors import InputError
@@ -60,14 +61,10 @@ class TrainedModel:
         overrides: Mapping[str, Any] | None = None,
     ) -> None:
         files = [config_files] if isinstance(config_files, str | Path) else list(config_files)
-        for file in files:
-            if not Path(file).is_file():
-                raise InputError(f"config_file: found no file {file}")
-        self.config = ConfigParser()
-        self.config.read_config([str(file) for file in files])
+        self.config = ConfigParser(read_config(files))
         task_file = Path(model_file).with_suffix(".json")
-        task = ConfigParser.load_config_file(str(task_file)) if task_file.is_file() else {}
-        known = {key: task[key] for key in ("spacing", "roi_size") if key in task}
+        task = read_config(task_file) if task_file.is_file() else {}
+        known: dict[str, Any] = {key: task[key] for key in ("spacing", "roi_size") if key in task}
         root = Path(files[0]).resolve().parent.parent
         given = {"bundle_root": str(root), "dataset_dir": str(dataset_dir), "seed": seed}
         self.config.update({**known, **given, **(overrides or {})})

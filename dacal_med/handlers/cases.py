@@ -53,12 +53,12 @@ class CasePanels:
         ignored = self.evaluator.ignore_index
         if ignored is not None:
             volumes["error"] = volumes["error"] & (label != ignored)
-        slices = central_slice({name: volume[0, 0].float().cpu() for name, volume in volumes.items()})
+        names, background = self.evaluator.class_names, self.evaluator.background
+        slices = central_slice({name: volume[0, 0].float().cpu() for name, volume in volumes.items()}, background)
         if output["picture"]:
             # Rows of a picture go down, an axis of a figure goes up.
             slices = {name: part.flip(1) for name, part in slices.items()}
         step = -(-max(slices["prediction"].shape) // MAX_SIDE)
         slices = {name: part[::step, ::step].clone() for name, part in slices.items()}
-        names, background = self.evaluator.class_names, self.evaluator.background
         figure = image_panel(class_names=names, background=background, **slices)  # type: ignore[arg-type]  # no title among them
         self._figures.append((int(output["index"]), figure))

@@ -40,21 +40,22 @@ def class_colours(count: int, background: int | None = 0) -> list[tuple[float, f
     return colours
 
 
-def central_slice(volumes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def central_slice(volumes: Mapping[str, Tensor], background: int | None = 0) -> dict[str, Tensor]:
     """Cut the slice with the most foreground (of truth or prediction) along the last axis of each volume.
 
     Args:
         volumes: equally shaped ``(H, W, D)`` or ``(H, W)`` tensors, with ``prediction`` and perhaps ``label`` among
             them.
+        background: class that is no foreground; ``None`` where every class is.
 
     Returns:
         2D tensors by name; a 2D image is its own slice.
     """
     if volumes["prediction"].dim() == 2:
         return dict(volumes)
-    foreground = volumes["prediction"] > 0
+    foreground = volumes["prediction"] != (-1 if background is None else background)
     if "label" in volumes:
-        foreground = foreground | ((volumes["label"] > 0) & (volumes["label"] != 255))
+        foreground = foreground | ((volumes["label"] != background) & (volumes["label"] != 255))
     position = int(foreground.flatten(0, -2).sum(dim=0).argmax())
     return {name: volume[..., position] for name, volume in volumes.items()}
 
@@ -68,9 +69,9 @@ def image_panel(
     error: Tensor | None = None,
     temperature: Tensor | None = None,
     title: str = "",
-    background: int | None = 0,
     columns: int = 3,
     size: float = 2.9,
+    background: int | None = 0,
 ) -> Figure:
     """Draw one 2D slice of a case.
 
@@ -83,9 +84,9 @@ def image_panel(
         error: ``(H, W)`` where the prediction is wrong.
         temperature: ``(H, W)``, drawn on a log scale around 1.
         title: above the panel.
-        background: the class that is not drawn; ``None`` where every class is.
         columns: parts side by side, at most.
         size: width of a part in inches.
+        background: class that is not drawn; ``None`` where every class is.
 
     Returns:
         A figure.

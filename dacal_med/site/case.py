@@ -108,8 +108,9 @@ class Task:
         if labels is not None:
             progress("DICOM SEG", 0.0)
             model = self.model
-            target, names, codes = outputs["dicom_seg"], model.class_names, model.segment_codes
-            dicom_seg.write(target, labels, volume.series, names, model.name, model.version, codes)
+            target, codes = outputs["dicom_seg"], model.segment_codes
+            structures = {k: name for k, name in enumerate(model.class_names) if k != model.background}
+            dicom_seg.write(target, labels, volume.series, structures, model.name, model.version, codes)
         elif volume.series is not None:
             warnings.append("DICOM SEG was not written: highdicom is not installed, or --dicom_seg false was given")
         return {

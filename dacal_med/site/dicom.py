@@ -115,12 +115,33 @@ def read_series(files: Sequence[Path], name: str, file_name: Callable[[int], str
     Raises:
         InputError: slices that are not parallel, of one size and evenly spaced, or pixels that cannot be decoded.
     """
+    ordered, affine, notes = series_geometry(files, name, file_name)
+    with quiet():
+        array, modality = _pixels(files, ordered, name)
+    return Volume(array, affine, "dicom", modality, notes, Series(tuple(files), tuple(ordered)))
+
+
+def series_geometry(
+    files: Sequence[Path], name: str, file_name: Callable[[int], str]
+) -> tuple[list[Slice], np.ndarray, list[str]]:
+    """Read where the slices of a DICOM series lie, without their pixels.
+
+    Args:
+        files: of the series, in any order.
+        name: what messages call the series.
+        file_name: what messages call its n-th file.
+
+    Returns:
+        The slices along their normal, the affine of voxel ``(column, row, slice)`` to RAS, and what is unusual about
+        it.
+
+    Raises:
+        InputError: slices that are not parallel, of one size and evenly spaced.
+    """
     with quiet():
         slices = [item for index, file in enumerate(files) for item in _slices(file, index, file_name(index))]
         ordered = _order(slices, name)
-        affine, notes = _affine(ordered, name)
-        array, modality = _pixels(files, ordered, name)
-    return Volume(array, affine, "dicom", modality, notes, Series(tuple(files), tuple(ordered)))
+        return (ordered, *_affine(ordered, name))
 
 
 def _read(file: Path, name: str, **options: Any) -> Dataset:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,18 @@ def write(
     path: Path,
     labels: np.ndarray,
     series: Series,
-    class_names: Sequence[str],
+    structures: Mapping[int, str],
     model_name: str,
     model_version: str,
     own_codes: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a binary DICOM SEG, one segment for each class but the first.
+    """Write a binary DICOM SEG, one segment for each structure.
 
     Args:
         path: the file.
         labels: ``(columns, rows, slices)``, class by voxel, in the order of the series' slices.
         series: what was segmented.
-        class_names: by class, background first.
+        structures: name by class, of those that get a segment; numbered in this order.
         model_name: who segmented.
         model_version: and which version.
         own_codes: the bundle's ``segment_codes``.
@@ -56,7 +56,7 @@ def write(
         name=model_name[:64], family=codes.DCM.ArtificialIntelligence, version=model_version
     )
     segments = []
-    for number, name in enumerate(class_names[1:], 1):
+    for number, name in enumerate(structures.values(), 1):
         meaning = concept(name, own_codes)
         description = hd.seg.SegmentDescription(
             segment_number=number,
@@ -70,6 +70,11 @@ def write(
             side = hd.sr.CodedConcept.from_code(meaning.side)
             description.SegmentedPropertyTypeCodeSequence[0].SegmentedPropertyTypeModifierCodeSequence = [side]
         segments.append(description)
+    if list(structures) != list(range(1, len(structures) + 1)):
+        # Segments are numbered from 1 without gaps; where the first class is the background, classes are too.
+        numbers = np.zeros(256, np.uint8)
+        numbers[list(structures)] = range(1, len(structures) + 1)
+        labels = numbers[labels]
     frames = labels.transpose(2, 1, 0)
     sources = [_complete(header) for header in series.headers()]
     if str(sources[0].get("SOPClassUID", "")) in ENHANCED:

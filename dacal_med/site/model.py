@@ -96,17 +96,22 @@ class Model:
         """Number of classes."""
         return len(self.class_names)
 
+    @property
+    def background(self) -> int | None:
+        """The class that is no structure: the reference says it, else the name of the first class; None if all are."""
+        if self.reference is not None:
+            background: int | None = self.reference.get("background")
+            return background
+        return 0 if self.class_names[0].lower() == "background" else None
+
     def trust(self, voxel_volume_mm3: float, unit: str) -> TrustAccumulator:
         """What collects how far to trust one image.
 
         Raises:
             InputError: the reference is another model's.
         """
-        background = 0 if self.class_names[0].lower() == "background" else None
-        if self.reference is not None:
-            background = self.reference.get("background")
         try:
-            return TrustAccumulator(self.class_names, voxel_volume_mm3, self.reference, background, unit)
+            return TrustAccumulator(self.class_names, voxel_volume_mm3, self.reference, self.background, unit)
         except ValueError as error:
             raise InputError(f"configs/trust.json: {error}") from error
 

@@ -16,7 +16,7 @@ from dacal_med.reporting.files import write_bytes
 from dacal_med.site_report.figures import png_uri, shown_slices, slice_figure
 from dacal_med.site_report.measured import Measured, measure
 from dacal_med.site_report.page import Picture, Report, page
-from dacal_med.site_report.predictions import Prediction, background_of, class_names, read_predictions
+from dacal_med.site_report.predictions import Classes, Prediction, classes_of, read_predictions
 from dacal_med.site_report.scans import Images, Labels, Scan, read_scan
 
 DESCRIPTION = (
@@ -61,27 +61,22 @@ def make_report(
         InputError: for folders that do not fit.
     """
     cases = read_predictions(predictions, identify)
-    names = class_names(cases)
-    report = Report(cases, names, made=_made())
+    classes = classes_of(cases)
+    report = Report(cases, list(classes.structures), classes.background, made=_made())
     found = Images(images, cases)
     truth = None if labels is None else Labels(labels, found)
     shown = {p.name for p in report.good[:overlays]}
     measured: dict[str, Measured] = {}
     pictures: dict[str, list[Picture]] = {}
-    background = background_of(cases)
-    every = list(names)
-    if background is not None:
-        every.insert(background, "background")
-    channels = {name: k for k, name in enumerate(every) if k != background}
     for case in report.good:
         # Voxels of one case at a time.
         if case.name in shown or (truth is not None and truth.file(case.name) is not None):
             scan = read_scan(case, found, truth)
-            result = measure(scan, channels, background)
+            result = measure(scan, classes.structures, classes.background)
             if result is not None:
                 measured[case.name] = result
             if case.name in shown:
-                pictures[case.name] = _pictures(case, scan, every, background)
+                pictures[case.name] = _pictures(case, scan, classes)
     if truth is not None and not measured:
         raise InputError(
             f"--labels: found no label of any case in {labels}, wanted files named like the cases, or --images with "
@@ -90,15 +85,16 @@ def make_report(
     return replace(report, measured=measured, pictures=pictures)
 
 
-def _pictures(case: Prediction, scan: Scan, class_names: Sequence[str], background: int | None) -> list[Picture]:
+def _pictures(case: Prediction, scan: Scan, classes: Classes) -> list[Picture]:
     pictures = []
-    for what, position in shown_slices(scan).items():
+    for what, position in shown_slices(scan, classes.background).items():
         parts = ["image"] * (scan.image is not None) + ["true outline"] * (scan.label is not None)
         parts += ["prediction", "confidence", *(["errors"] if scan.label is not None else [])]
         where = "" if position < 0 else f", slice {position + 1} of {scan.segmentation.shape[-1]}"
         words = f"{case.shown}{where}: {', '.join(parts)} side by side"
         caption = what if position < 0 else f"Slice {position + 1} of {scan.segmentation.shape[-1]}, {what}"
-        pictures.append(Picture(png_uri(slice_figure(scan, position, class_names, background)), caption, words))
+        figure = slice_figure(scan, position, classes.names, classes.background)
+        pictures.append(Picture(png_uri(figure), caption, words))
     return pictures
 
 

@@ -41,12 +41,13 @@ def png_uri(figure: Figure) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str) -> Figure:
+def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str, cells: str = "voxels") -> Figure:
     """Draw how confident the model is where it finds a structure: each case's histogram and their median.
 
     Args:
         histograms: voxels by bin of confidence, by case; cases without voxels are left out.
         title: above the figure.
+        cells: what is counted.
 
     Returns:
         A figure: one thin line a case, the median thick.
@@ -68,25 +69,30 @@ def confidence_figure(histograms: Mapping[str, Sequence[int]], title: str) -> Fi
         LOW_CONFIDENCE, color="black", linestyle=":", linewidth=1, label=f"low confidence below {LOW_CONFIDENCE}"
     )
     first = int(np.flatnonzero(counts.sum(axis=0))[0])
-    axes.set(xlim=(edges[max(0, first - 1)], 1.0), xlabel="confidence", ylabel="share of voxels", title=title)
+    axes.set(xlim=(edges[max(0, first - 1)], 1.0), xlabel="confidence", ylabel=f"share of {cells}", title=title)
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-4)
-    axes.legend(loc="upper left", frameon=False, fontsize=9)
+    # Below the axes, where no line can run through it.
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9)
     return figure
 
 
-def shown_slices(scan: Scan) -> dict[str, int]:
+def shown_slices(scan: Scan, background: int | None = 0) -> dict[str, int]:
     """Return which slices of a volume are shown, by what they are; a picture has the only one.
+
+    Args:
+        scan: the case.
+        background: class that is no structure; ``None`` where every class is one.
 
     Returns:
         ``{"largest": ..., "most doubtful": ...}``: the slice with the most of all structures, and that with the most
         voxels of low confidence if it is another one.
     """
     if scan.segmentation.ndim == 2:
-        return {"whole picture": -1}
-    found = scan.segmentation > 0
+        return {"Whole picture": -1}
+    found = scan.segmentation != (-1 if background is None else background)
     if scan.label is not None:
-        found = found | ((scan.label > 0) & (scan.label != 255))
+        found = found | ((scan.label != background) & (scan.label != 255))
     largest = int(found.sum(axis=(0, 1)).argmax())
     doubt = (scan.confidence < LOW_CONFIDENCE).sum(axis=(0, 1))
     worst = int(doubt.argmax())
@@ -103,7 +109,7 @@ def slice_figure(scan: Scan, position: int, class_names: Sequence[str], backgrou
         scan: the case.
         position: along the last axis; -1 of a picture.
         class_names: names by class, all of them.
-        background: the class that is not drawn; ``None`` where every class is.
+        background: class that is not drawn; ``None`` where every class is.
     """
     parts: dict[str, Any] = {"prediction": scan.segmentation, "confidence": scan.confidence}
     if scan.image is not None:
@@ -118,7 +124,7 @@ def slice_figure(scan: Scan, position: int, class_names: Sequence[str], backgrou
     if "label" in flat:
         flat["error"] = (flat["prediction"] != flat["label"]) & (flat["label"] != 255)
     image = flat.pop("image", None)
-    return image_panel(image, class_names=class_names, background=background, columns=5, size=2.1, **flat)
+    return image_panel(image, class_names=class_names, columns=5, size=2.1, background=background, **flat)
 
 
 def _square(values: Tensor, spacing: Sequence[float]) -> Tensor:

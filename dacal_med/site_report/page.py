@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from matplotlib.figure import Figure
+
 from dacal_med.reporting.reliability import reliability_diagram, reliability_histogram
 from dacal_med.site_report.figures import confidence_figure, svg_uri
 from dacal_med.site_report.markup import Markup, bar, join, table, tag, text
 from dacal_med.site_report.measured import Measured, pooled
 from dacal_med.site_report.predictions import Prediction
 from dacal_med.site_report.style import CSS
+from dacal_med.site_report.words import PICTURES, VOLUMES, Words
 
 NONE = "—"
 
@@ -40,6 +43,7 @@ class Report:
     Attributes:
         predictions: all cases.
         classes: that trust numbers are given for.
+        background: number of the class that is no structure; None where every class is one.
         measured: what labels say, by case name.
         pictures: overlays by case name, those that are shown.
         made: when and with which version.
@@ -47,6 +51,7 @@ class Report:
 
     predictions: Sequence[Prediction]
     classes: Sequence[str]
+    background: int | None = 0
     measured: Mapping[str, Measured] = field(default_factory=dict)
     pictures: Mapping[str, Sequence[Picture]] = field(default_factory=dict)
     made: str = ""
@@ -70,7 +75,7 @@ def page(report: Report) -> str:
         ("warnings", "Warnings", _warnings(report)),
         ("cases", "Cases, lowest expected Dice first", _cases(report)),
         ("confidence", "Confidence", _confidence(report)),
-        ("slices", "Slices", _slices(report)),
+        ("slices", _words(report).overlays, _slices(report)),
         ("model", "Model and method", _model(report)),
     ]
     shown = [section for section in sections if section[2]]
@@ -101,7 +106,11 @@ def _summary(report: Report) -> Markup:
         ("cases segmented", f"{len(good)} of {len(report.predictions)}", bool(report.failed)),
         ("mean expected Dice", _mean([p.trust["mean_expected_dice"] for p in good]), False),
         ("unusual images", f"{len(unusual)}" if assessed else "not assessed", bool(unusual)),
-        ("low-confidence voxels", _mean([p.trust["low_confidence_share"] for p in good], percent=True), False),
+        (
+            f"low-confidence {_words(report).cells}",
+            _mean([p.trust["low_confidence_share"] for p in good], percent=True),
+            False,
+        ),
     ]
     if report.measured:
         true = [value for m in report.measured.values() for value in m.dice.values() if value is not None]
@@ -128,7 +137,13 @@ def _summary(report: Report) -> Markup:
 
 
 def _class_table(report: Report) -> Markup:
-    header = ["Structure", "Found in", "Expected Dice, mean", "lowest", f"Expected volume, mean ({_unit(report)})"]
+    header = [
+        "Structure",
+        "Found in",
+        "Expected Dice, mean",
+        "lowest",
+        f"Expected {_words(report).size}, mean ({_unit(report)})",
+    ]
     header += ["Low confidence", *(["True Dice, mean", "True Dice in interval"] if report.measured else [])]
     rows = []
     for name in report.classes:
@@ -168,7 +183,8 @@ def _reading(report: Report) -> str:
         "Expected Dice is what the model's own probabilities say about the overlap with a careful manual outline; no "
         f"label is used. Its interval is meant to hold the true value in {level:.0%} of cases, if the images are like "
         "those that the model was adapted to. Low confidence: the most probable class has a probability below "
-        f"{below:.0%}. A model that is wrong and sure of it looks good here: look at the slices."
+        f"{below:.0%}. A model that is wrong and sure of it looks good here: look at the "
+        f"{_words(report).overlays.lower()}."
     )
 
 
@@ -182,20 +198,27 @@ def _failed(report: Report) -> Markup:
 def _cases(report: Report) -> Markup:
     if not report.good:
         return tag("p", "No case was segmented.")
-    unit = _unit(report)
+    unit, words = _unit(report), _words(report)
+    notes = {p.name: _notes(p) for p in report.good}
     header = ["Case", "Structure", "Expected Dice", "Interval", "0 to 1", *(["True Dice"] if report.measured else [])]
-    header += [f"Expected volume ({unit})", "Interval", "Low confidence", "Notes"]
+    header += [
+        f"Expected {words.size} ({unit})",
+        "Interval",
+        "Low confidence",
+        *(["Notes"] if any(notes.values()) else []),
+    ]
     rows = []
     for p in report.good:
         for k, name in enumerate(report.classes):
             row = _case_row(report, p, name)
             if k == 0:
                 span = str(len(report.classes))
-                notes = tag("td", _notes(p), rowspan=span)
+                noted = [tag("td", notes[p.name], rowspan=span)] if any(notes.values()) else []
                 link = tag("a", p.shown, href=f"#slices-{p.number}") if p.name in report.pictures else p.shown
-                rows.append([tag("th", link, scope="rowgroup", rowspan=span), tag("td", name), *row, notes])
+                head = tag("th", link, scope="rowgroup", rowspan=span)
+                rows.append([head, tag("td", name, class_="structure"), *row, *noted])
             else:
-                rows.append([tag("td", name), *row])
+                rows.append([tag("td", name, class_="structure"), *row])
     caption = "Dot: expected Dice; line: its interval" + ("; diamond: true Dice" if report.measured else "")
     return table(caption, header, rows)
 
@@ -236,31 +259,36 @@ def _warnings(report: Report) -> Markup:
 
 
 def _confidence(report: Report) -> Markup:
+    cells = _words(report).cells
     histograms = {p.shown: p.trust["confidence_histogram"]["foreground"] for p in report.good}
     if not any(sum(counts) for counts in histograms.values()):
         return Markup("")
     figures = [
         _figure(
-            svg_uri(confidence_figure(histograms, "Confidence where a structure is found")),
-            f"Share of voxels by confidence, one line for each of {len(histograms)} cases and their median",
+            svg_uri(confidence_figure(histograms, "Confidence where a structure is found", cells)),
+            f"Share of {cells} by confidence, one line for each of {len(histograms)} cases and their median",
             "A case whose line lies far from the others deserves a look.",
         )
     ]
     if report.measured:
         tables = [m.reliability for m in report.measured.values()]
         front = [m.foreground for m in report.measured.values()]
-        both = {"all voxels": pooled(tables), "truth or prediction a structure": pooled(front)}
+        both = {f"all {cells}": pooled(tables)}
+        if report.background is not None:  # otherwise that is everywhere
+            both["truth or prediction a structure"] = pooled(front)
         captions = {
-            "all voxels": "Bars below the diagonal: the model is surer than it is right. Below: voxels by confidence.",
-            "truth or prediction a structure": "The same where it matters. Missed voxels are in it, found background "
+            f"all {cells}": f"Bars below the diagonal: the model is surer than it is right. Below: {cells} by "
+            "confidence.",
+            "truth or prediction a structure": f"The same where it matters. Missed {cells} are in it, found background "
             "of the same confidence is not, so that even a calibrated model lies below the diagonal.",
         }
         for name, whole in both.items():
             words = f"Reliability diagram over {name}, expected calibration error {100 * whole.ece():.2f} percent"
-            figures.append(_figure(svg_uri(reliability_diagram(whole, f"Reliability, {name}")), words, captions[name]))
+            figure = reliability_diagram(whole, f"Reliability, {name}")
+            figures.append(_figure(svg_uri(_counted_in(figure, cells)), words, captions[name]))
         figures.append(
             _figure(
-                svg_uri(reliability_histogram(tables)),
+                svg_uri(_counted_in(reliability_histogram(tables), cells)),
                 f"Dataset reliability histogram of {len(tables)} labelled cases: accuracy by confidence, case by case",
                 "How the accuracy at one confidence varies from case to case.",
             )
@@ -280,9 +308,9 @@ def _slices(report: Report) -> Markup:
     if not blocks:
         return Markup("")
     left = len(report.good) - len(blocks)
-    note = f" The {left} cases with the highest expected Dice are not shown." if left else ""
-    intro = "The slice with the most of all structures, and the one with the most voxels of low confidence."
-    return join([tag("p", intro + note, class_="lead"), *blocks])
+    note = f"The {left} cases with the highest expected Dice are not shown." if left else ""
+    intro = tag("p", f"{_words(report).intro} {note}".strip(), class_="lead")
+    return join([intro, *blocks])
 
 
 def _flags(p: Prediction) -> list[Markup]:
@@ -308,6 +336,16 @@ def _model(report: Report) -> Markup:
 
 def _figure(uri: str, words: str, caption: str) -> Markup:
     return tag("figure", tag("img", src=uri, alt=words), tag("figcaption", caption))
+
+
+def _words(report: Report) -> Words:
+    return PICTURES if _unit(report) == "pixels" else VOLUMES
+
+
+def _counted_in(figure: Figure, cells: str) -> Figure:
+    """Return a reliability figure whose lower axis says what it counts."""
+    figure.axes[1].set_ylabel(cells)
+    return figure
 
 
 def _unit(report: Report) -> str:

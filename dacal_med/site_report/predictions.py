@@ -95,27 +95,41 @@ def read_predictions(folder: str | Path, identify: bool = False) -> list[Predict
     return predictions
 
 
-def class_names(predictions: Sequence[Prediction]) -> list[str]:
-    """Return the classes that trust numbers are given for, in the order of the channels.
+@dataclass(frozen=True)
+class Classes:
+    """What the numbers in a segmentation mean.
+
+    Attributes:
+        names: by number, the background's too.
+        background: the number that is no structure; None where every class is one.
+    """
+
+    names: tuple[str, ...] = ()
+    background: int | None = 0
+
+    @property
+    def structures(self) -> dict[str, int]:
+        """The numbers of the classes that trust numbers are given for, by name."""
+        return {name: k for k, name in enumerate(self.names) if k != self.background}
+
+
+def classes_of(predictions: Sequence[Prediction]) -> Classes:
+    """Return the classes of the cases that succeeded; no names if none did.
 
     Raises:
         InputError: if cases are of models with different classes.
     """
-    names: list[str] | None = None
+    classes: Classes | None = None
     for prediction in predictions:
         if prediction.ok:
-            found = list(prediction.trust["classes"])
-            if names is not None and found != names:
+            found = Classes(tuple(prediction.trust["class_names"]), prediction.trust["background"])
+            if classes is not None and found != classes:
                 raise InputError(
-                    f"{prediction.folder}: found cases of the classes {names} and {found}, wanted one model"
+                    f"{prediction.folder}: found cases of the classes {list(classes.structures)} and "
+                    f"{list(found.structures)}, wanted one model"
                 )
-            names = found
-    return names or []
-
-
-def background_of(predictions: Sequence[Prediction]) -> int | None:
-    """Return the channel of the background, ``None`` where every class is a structure; 0 in files that do not say."""
-    return next((prediction.trust.get("background", 0) for prediction in predictions if prediction.ok), 0)
+            classes = found
+    return classes or Classes()
 
 
 def anonymous(text: str, secret: str | None = None) -> str:
@@ -136,4 +150,18 @@ def _case(path: Path) -> dict[str, Any]:
         )
     if content["status"] == "ok" and not isinstance(content["trust"], dict):
         raise InputError(f"{path}: found no trust numbers in a case that succeeded")
+    if content["status"] == "ok":
+        _check_classes(path, content["trust"])
     return content
+
+
+def _check_classes(path: Path, trust: Mapping[str, Any]) -> None:
+    names, background = trust.get("class_names"), trust.get("background", "nothing")
+    if isinstance(names, list) and (background is None or (isinstance(background, int) and background < len(names))):
+        wanted = [name for k, name in enumerate(names) if k != background]
+        if isinstance(trust.get("classes"), dict) and list(trust["classes"]) == wanted:
+            return
+    raise InputError(
+        f"{path}: found trust numbers with the class_names {names!r} and the background {background!r}; wanted the "
+        "names by number and which of them is no structure, as the inference writes them"
+    )

@@ -27,6 +27,7 @@ thead th { background: var(--back); border-bottom: 2px solid var(--line); vertic
 td { font-variant-numeric: tabular-nums; }
 tbody th { font-weight: 600; }
 .number { white-space: nowrap; }
+.structure { min-width: 9rem; }
 .flag { display: inline-block; padding: 0 .45rem; border: 1px solid var(--red); border-radius: 4px; color: #9a3f00;
   font-size: .85rem; font-weight: 600; white-space: nowrap; }
 .code { font-family: ui-monospace, "DejaVu Sans Mono", Consolas, monospace; font-size: .85em; overflow-wrap: anywhere; }
@@ -59,7 +60,8 @@ figcaption { font-size: .9rem; margin: .25rem 0 1rem; }
   .pair { grid-template-columns: 1fr 1fr; gap: .6rem; }
   .facts { grid-template-columns: repeat(5, 1fr); gap: .4rem; }
   .facts dd { font-size: 1.1rem; }
-  .bar { width: 110px; }
+  .bar { width: 100px; }
+  .structure { min-width: 28mm; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
 """

@@ -16,6 +16,7 @@ from dacal_med.errors import InputError
 
 Result = TypeVar("Result")
 SECONDS = 10
+_PATIENCE = 12
 FROM_BELOW = r"^(?!InputError)\w+(Error|Exception|Warning)\b"
 """How the site's inference tells what it did not expect: by the type of an exception first."""
 
@@ -26,18 +27,24 @@ class Hangs(BaseException):
 
 @contextmanager
 def in_time(seconds: int = SECONDS) -> Iterator[None]:
-    """Fail where something hangs."""
+    """Fail where something hangs: after so many seconds of work, or twelve times as many of waiting.
+
+    Counted as processor time, so that other work on the machine does not look like a hang.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise Hangs(f"still running after {seconds} s")
+        raise Hangs(f"still running after {seconds} s of work or {_PATIENCE * seconds} s of waiting")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGPROF, signal.SIGALRM)}
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_REAL, _PATIENCE * seconds)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def attempt(call: Callable[[], Result], *named: str) -> Result | None:

@@ -4,20 +4,24 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from dacal_med.data import check_data, load_datalist
 from dacal_med.data.images import read_header, read_image
 from dacal_med.errors import InputError
 from dacal_med.preparation.formats import find_images
 from tests.fuzz.images import AFFINE, good_array
 from tests.fuzz.outcomes import FROM_BELOW, attempt, in_time
+from tests.fuzz.test_datalists import GOOD
 from tests.site.builders import change, export_folder, inference, write_enhanced, write_series
 
 Break = Callable[[list[Path]], object]
@@ -162,6 +166,32 @@ def test_a_data_set_reads_a_series_or_says_why_not(what, tmp_path):
         assert found[0].shape == (header.channels, *header.spatial_shape)
         assert found[1] is not None
         assert np.isfinite(found[1]).all()
+
+
+# Whose geometry alone would not show what is wrong, or is what the reader makes of it.
+MIXED = {"a missing slice", "a slice twice", "one slice", "two series", "no series", "two frames of reference"}
+MIXED |= {"an empty file", "another orientation", "another spacing", "no position", "a position far away"}
+
+
+@pytest.mark.parametrize("what", [*SERIES, *ENHANCED])
+@pytest.mark.parametrize("role", ["source", "target_train"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_refuses_a_series_or_sees_it_as_it_is(what, role, tmp_path):
+    nib.save(nib.Nifti1Image(good_array(), AFFINE), tmp_path / "a.nii")
+    nib.save(nib.Nifti1Image((good_array() > 300).astype(np.uint8), AFFINE), tmp_path / "label.nii")
+    place = series(tmp_path, what)
+    content = json.loads(json.dumps(GOOD))
+    content["source"][0].update(image="a.nii", label="label.nii")
+    content["target_train"] = [{"image": "a.nii"}]
+    content["target_val"] = []
+    content[role][0]["image"] = "series"
+    (tmp_path / "datalist.json").write_text(json.dumps(content))
+    found = attempt(lambda: check_data(load_datalist(tmp_path), 3, 1, progress=False), str(place), "label.nii")
+    if found is not None:
+        assert what not in MIXED
+        array, affine = read_image(place)
+        assert array.shape == (1, *good_array().shape)
+        np.testing.assert_allclose(np.linalg.norm(affine[:3, :3], axis=0), np.linalg.norm(AFFINE[:3, :3], axis=0))
 
 
 @pytest.mark.parametrize("what", SERIES)

@@ -77,6 +77,8 @@ def test_every_class_has_its_colour(classes):
     every = class_colours(classes, background=None)
     assert len(set(every)) == len(every) == classes
     assert (0.0, 0.0, 0.0) not in every
+    assert class_colours(classes, 1) == [colours[1], colours[0], *colours[2:]]
+    assert len(set(class_colours(classes, None)) - {colours[0]}) == classes
 
 
 def test_slice_with_most_foreground():
@@ -88,6 +90,7 @@ def test_slice_with_most_foreground():
     assert torch.equal(slices["prediction"], prediction[..., 2])
     flat = {"prediction": prediction[..., 0]}
     assert central_slice(flat) == flat
+    assert torch.equal(central_slice({"prediction": prediction}, background=1)["prediction"], prediction[..., 0])
 
 
 def test_panel_draws_what_it_is_given():

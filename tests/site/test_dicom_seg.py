@@ -36,7 +36,7 @@ def labels_of(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def written(path: Path, labels: np.ndarray, series: Series) -> hd.seg.Segmentation:
-    dicom_seg.write(path, labels, series, NAMES, "A model", "1.2")
+    dicom_seg.write(path, labels, series, dict(enumerate(NAMES[1:], 1)), "A model", "1.2")
     return hd.seg.segread(path)
 
 
@@ -86,6 +86,23 @@ def test_frames_of_an_enhanced_object(tmp_path: Path):
         index = round(float((np.linalg.inv(lps) @ [*position, 1])[2]))
         np.testing.assert_array_equal(frame, (labels[..., index] == number).T)
     assert len(frames) == sum(bool((labels[..., k] == n).any()) for k in range(4) for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize("structures", [(0, 1, 2, 3), (0, 2, 3)], ids=["no background", "class 1 is background"])
+def test_segments_are_the_structures_wherever_the_background_is(tmp_path: Path, structures: tuple[int, ...]):
+    volume = read_series(write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL, "CT"), "s", str)
+    labels = labels_of(volume.shape)
+    names = {k: f"structure {k}" for k in structures}
+    dicom_seg.write(tmp_path / "seg.dcm", labels, volume.series, names, "A model", "1.2")
+    segmentation = hd.seg.segread(tmp_path / "seg.dcm")
+    found = frames_by_position(segmentation)
+    for number, k in enumerate(structures, 1):
+        assert segmentation.get_segment_description(number).segment_label == names[k]
+        assert sum(int(frame.sum()) for (n, _), frame in found.items() if n == number) == int((labels == k).sum())
+    lps = LPS @ volume.affine
+    for (number, position), frame in found.items():
+        index = round(float((np.linalg.inv(lps) @ [*position, 1])[2]))
+        np.testing.assert_array_equal(frame, (labels[..., index] == structures[number - 1]).T)
 
 
 def test_what_it_says(tmp_path: Path):

@@ -149,11 +149,12 @@ def test_nrrd_and_a_sheared_nifti(tmp_path: Path):
     assert (second["input"]["format"], second["outputs"]["dicom_seg"]) == ("nrrd", None)
 
 
-def test_pictures(tmp_path: Path):
+@pytest.mark.parametrize(("first", "background"), [("background", 0), ("cytoplasm", None)])
+def test_pictures(tmp_path: Path, first: str, background: int | None):
     (tmp_path / "in").mkdir()
     pixels = (ball((40, 30)).T / 4).clip(0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "in" / "a.png")
-    names = ("background", "mitochondria")
+    names = (first, "mitochondria")
     folder = export_folder(tmp_path / "site", "dacal_em", names, (1.0, 1.0), (16, 16))
     (case,) = inference(folder, tmp_path / "in", tmp_path / "out").run()["cases"]
     assert case["status"] == "ok", case["error"]
@@ -162,6 +163,11 @@ def test_pictures(tmp_path: Path):
     with Image.open(tmp_path / "out" / "case_0001_confidence.png") as image:
         assert image.size == (40, 30)
     assert (case["input"]["format"], case["input"]["spacing_mm"], case["trust"]["unit"]) == ("picture", None, "pixels")
+    trust = case["trust"]
+    assert (trust["class_names"], trust["background"]) == (list(names), background)
+    sizes = np.bincount(thresholded(pixels).ravel()).tolist()
+    wanted = dict(zip(names, sizes, strict=True)) if background is None else {"mitochondria": sizes[1]}
+    assert {name: found["predicted_volume"] for name, found in trust["classes"].items()} == wanted
 
 
 def test_one_bad_case_does_not_stop_the_others(tmp_path: Path):

@@ -92,8 +92,20 @@ def test_without_background_every_class_is_a_structure():
     trust = TrustAccumulator(NAMES, 1.0, background=None)
     trust.update(image_of((20, 10)))
     result = trust.result()
-    assert list(result["classes"]) == list(NAMES)
+    assert list(result["classes"]) == result["class_names"] == list(NAMES)
+    assert result["background"] is None
     assert sum(result["confidence_histogram"]["foreground"]) == 200
+
+
+@pytest.mark.parametrize("background", [0, 1, 2])
+def test_the_background_is_named_and_no_structure(background):
+    trust = TrustAccumulator(NAMES, 1.0, background=background)
+    trust.update(image_of((20, 10)))
+    result = trust.result()
+    assert (result["class_names"], result["background"]) == (list(NAMES), background)
+    sizes = {"background": 100, "liver": 50, "spleen": 50}
+    del sizes[NAMES[background]]
+    assert {name: found["predicted_volume"] * 1000 for name, found in result["classes"].items()} == sizes
 
 
 def test_a_usual_image_raises_no_alarm():

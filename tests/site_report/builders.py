@@ -22,7 +22,13 @@ AFFINE = np.diag([1.0, 1.0, 2.0, 1.0])
 
 
 def site_folder(
-    root: Path, confidences: Sequence[float] = (0.9, 0.6, 0.8), dims: int = 3, failed: bool = True, **changes: Any
+    root: Path,
+    confidences: Sequence[float] = (0.9, 0.6, 0.8),
+    dims: int = 3,
+    failed: bool = True,
+    names: Sequence[str] = NAMES,
+    background: int | None = 0,
+    **changes: Any,
 ) -> Path:
     """Write cases whose organ is found with the given confidences, from left to right in images of 12 x 10 (x 6).
 
@@ -41,7 +47,8 @@ def site_folder(
         mask[(slice(3, 9), slice(2, 8), slice(1, 5))[:dims]] = True
         truth = np.roll(mask, 1, axis=0)
         p = np.where(mask, confidence, 0.02).astype(np.float32)
-        trust = TrustAccumulator(NAMES, 2.0 if dims == 3 else 1.0, unit="ml" if dims == 3 else "pixels")
+        volume, unit = (2.0, "ml") if dims == 3 else (1.0, "pixels")
+        trust = TrustAccumulator(names, volume, background=background, unit=unit)
         trust.update(torch.from_numpy(np.stack([1 - p, p])))
         suffix = ".nii.gz" if dims == 3 else ".png"
         save(out / f"{name}_seg{suffix}", mask.astype(np.uint8))

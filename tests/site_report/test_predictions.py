@@ -9,7 +9,7 @@ import json
 import pytest
 
 from dacal_med.errors import InputError
-from dacal_med.site_report.predictions import anonymous, class_names, read_predictions
+from dacal_med.site_report.predictions import Classes, anonymous, classes_of, read_predictions
 from tests.site_report.builders import site_folder
 
 
@@ -17,7 +17,9 @@ def test_cases_are_read_in_the_order_of_their_names(tmp_path):
     cases = read_predictions(site_folder(tmp_path))
     assert [case.shown for case in cases] == ["case_0001", "case_0002", "case_0003", "case_0099"]
     assert [case.ok for case in cases] == [True, True, True, False]
-    assert class_names(cases) == ["organ"]
+    assert classes_of(cases) == Classes(("background", "organ"), 0)
+    assert classes_of(cases).structures == {"organ": 1}
+    assert classes_of(cases[3:]).structures == {}
 
 
 def test_other_names_than_numbers_are_hidden_unless_asked_for(tmp_path):
@@ -80,6 +82,28 @@ def test_cases_of_different_classes_are_refused(tmp_path):
     out = site_folder(tmp_path)
     content = json.loads((out / "case_0002.json").read_text())
     content["trust"]["classes"] = {"tumour": content["trust"]["classes"]["organ"]}
+    content["trust"]["class_names"] = ["background", "tumour"]
     (out / "case_0002.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match="wanted one model"):
-        class_names(read_predictions(out))
+        classes_of(read_predictions(out))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"class_names": None},
+        {"class_names": ["organ"]},
+        {"class_names": ["organ", "background"]},
+        {"background": None},
+        {"background": 2},
+        {"background": "background"},
+        {"classes": []},
+    ],
+)
+def test_trust_numbers_of_other_classes_than_named_are_refused(tmp_path, changes):
+    out = site_folder(tmp_path, [0.9], failed=False)
+    content = json.loads((out / "case_0001.json").read_text())
+    content["trust"].update(changes)
+    (out / "case_0001.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"case_0001\.json: found trust numbers with the class_names"):
+        read_predictions(out)

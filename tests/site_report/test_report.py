@@ -85,7 +85,11 @@ def test_the_page_is_whole_with_images_and_labels(tmp_path, dims):
     assert len(page.images) == 4 + 3
     assert all(image["alt"] for image in page.images)
     assert page.headings[0].startswith("Site report")
-    assert {"Summary", "Failed cases", "Confidence", "Slices", "Model and method"} <= set(page.headings)
+    overlays, size, cells = ("Pictures", "area", "pixels") if dims == 2 else ("Slices", "volume", "voxels")
+    assert {"Summary", "Failed cases", "Confidence", overlays, "Model and method"} <= set(page.headings)
+    assert f"Expected {size}" in page.text and f"low-confidence {cells}" in page.text
+    assert ("voxels" in page.text) == (dims == 3)
+    assert "Notes" not in page.text  # there are none
     # Truth is the organ moved by one of its six rows.
     assert page.text.count("0.833") >= 3
     assert ("ml" if dims == 3 else "pixels") in page.text
@@ -99,6 +103,38 @@ def test_it_needs_neither_images_nor_labels(tmp_path, dims):
     assert_self_contained(html, page)
     assert len(page.images) == 1 + 3
     assert "True Dice" not in page.text
+
+
+@pytest.mark.parametrize(
+    ("background", "true"), [(0, {"car": 0.833}), (None, {"road": 0.929, "car": 0.833}), (1, {"road": 0.929})]
+)
+def test_numbers_of_the_segmentation_are_the_classes_that_the_case_names(tmp_path, background, true):
+    """Of 120 pixels 36 are car, in truth moved by one of six rows: 30 in common, and 78 of 84 of the road."""
+    site_folder(tmp_path, [0.9], dims=2, failed=False, names=("road", "car"), background=background)
+    _, page = report(tmp_path, "--images", str(tmp_path / "images"), "--labels", str(tmp_path / "labels"))
+    # Without background the second reliability diagram would be the first again.
+    diagrams = [image["alt"] for image in page.images if image["alt"].startswith("Reliability diagram")]
+    assert len(diagrams) == (1 if background is None else 2)
+    words = page.text.split("\n")
+    for name in ("road", "car"):
+        assert (name in words) == (name in true)
+    for name, value in true.items():
+        # The summary's row: structure, found in, expected Dice, lowest, volume, low confidence, true Dice.
+        row = words.index(name)
+        assert words[row + 1] == "1 of 1"
+        assert words[row + 6] == f"{value:.3f}"
+
+
+@pytest.mark.parametrize(("background", "legend"), [(0, ["car"]), (None, ["road", "car"]), (1, ["road"])])
+def test_slices_show_every_structure_and_no_background(background, legend):
+    segmentation = np.zeros((6, 8), np.uint8)
+    segmentation[2:4, 2:5] = 1
+    scan = Scan(segmentation, np.ones((6, 8), np.float32), None, None, (1.0, 1.0))
+    figure = slice_figure(scan, -1, ("road", "car"), background)
+    assert [entry.get_text() for entry in figure.legends[0].get_texts()] == legend
+    painted = figure.axes[0].images[-1].get_array()[..., 3] > 0
+    wanted = np.ones((8, 6), bool) if background is None else background != segmentation.T
+    assert np.array_equal(painted, wanted)
 
 
 def test_the_lowest_expected_dice_comes_first(tmp_path):
@@ -171,6 +207,7 @@ def test_unusual_images_are_marked(tmp_path):
     html, page = report(tmp_path, "--overlays", "0")
     assert_self_contained(html, page)
     assert "unusual intensity" in page.text
+    assert "Notes" in page.text
     assert "Warnings" in page.headings
     assert "very wide" not in page.text
 
@@ -223,6 +260,7 @@ def test_the_slices_shown_are_the_largest_and_the_most_doubtful():
     assert shown_slices(scan) == {"largest": 1}
     confidence[2, 2, 3] = 0.6
     assert shown_slices(scan) == {"largest": 1, "most doubtful": 3}
+    assert shown_slices(scan, background=1) == {"largest": 0, "most doubtful": 3}
 
 
 def test_pixels_are_drawn_square():
