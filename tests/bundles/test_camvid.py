@@ -41,7 +41,7 @@ def test_every_class_is_measured_over_the_pixels_that_are_not_ignored(few, tmp_p
         "output_dir": str(tmp_path / "out"),
         "model_file": str(tmp_path / "model.pt"),
         "background": "$None",
-        "validate#dataset#cache_rate": 0.0,
+        "cache": "none",
         "validate#evaluator#class_subsets": subsets,
         "validate#inferer": {"_target_": "dacal_med.engines.ResizingInferer", "scale": 0.5},
     }
