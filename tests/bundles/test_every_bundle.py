@@ -326,7 +326,7 @@ def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypat
     sampling = trainer.data_loader.dataset.source_sampling
     assert sampling.size == 3 and sampling.min_crop_voxels == 0
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["after"]["voxels"] <= 2 * 48 * 64
+    assert metrics["after"]["voxels"] <= 2 * 72 * 96
     if not overlays:
         _published_inference_runs(bundle, options["dataset_dir"], tmp_path)
 
