@@ -67,7 +67,8 @@ class TrainedModel:
         known: dict[str, Any] = {key: task[key] for key in ("spacing", "roi_size") if key in task}
         root = Path(files[0]).resolve().parent.parent
         given = {"bundle_root": str(root), "dataset_dir": str(dataset_dir), "seed": seed}
-        self.config.update({**known, **given, **(overrides or {})})
+        # Each image is seen once or twice; to choose a cache, headers of all lists are read, those of target_val too.
+        self.config.update({**known, **given, **(overrides or {}), "cache": "none"})
         self.seed = seed
         self.model_file = Path(model_file)
         self.class_names: list[str] = self.get("class_names")

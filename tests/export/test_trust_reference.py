@@ -63,7 +63,6 @@ def test_the_same_model_gives_the_same_reference(folder, reference):
     assert build_reference(TRAIN, folder / "model.pt", folder / "data", 3, OVERRIDES) == reference
 
 
-@pytest.mark.xfail(reason="the size for caching is read from their headers, not their voxels", strict=False)
 def test_evaluation_images_are_not_read(folder, reference, tmp_path):
     other = data_set(tmp_path / "data")
     for file in other.glob("target_val*"):
