@@ -116,15 +116,6 @@ class Caching:
             return "disk", 0.0
         return "memory", memory / self.decoded_bytes
 
-    def dataset(self, data: Sequence[Mapping[str, Any]], transform: Compose) -> MonaiDataset:
-        """Return the data set of some entries, its transforms without any chance."""
-        kind, share = self.chosen
-        if kind == "disk":
-            return DiskDataset(list(data), transform, self.folder)
-        if kind == "none":
-            return MonaiDataset(list(data), transform)
-        return CacheDataset(list(data), transform, cache_rate=share, progress=False)
-
 
 def make_dataset(data: Sequence[Mapping[str, Any]], transform: Compose, caching: Caching) -> MonaiDataset:
     """The data set of some entries, as a configuration calls for it: see :class:`Caching`.
@@ -134,7 +125,12 @@ def make_dataset(data: Sequence[Mapping[str, Any]], transform: Compose, caching:
         transform: from an entry to an item, without any chance.
         caching: how decoded images are kept.
     """
-    return caching.dataset(data, transform)
+    kind, share = caching.chosen
+    if kind == "disk":
+        return DiskDataset(list(data), transform, caching.folder)
+    if kind == "none":
+        return MonaiDataset(list(data), transform)
+    return CacheDataset(list(data), transform, cache_rate=share, progress=False)
 
 
 class DiskDataset(PersistentDataset):

@@ -13,6 +13,7 @@ from ignite.engine import Events
 from monai.engines.evaluator import Evaluator
 from monai.engines.utils import IterationEvents
 from monai.inferers import Inferer, SimpleInferer
+from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from dacal_med.core.scores import pool, summarise_run
@@ -20,7 +21,7 @@ from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.subsets import subset_classes
 from dacal_med.core.tensors import plain
 from dacal_med.data.images import is_picture
-from dacal_med.engines.parallel import world_size
+from dacal_med.engines.parallel import own_rank, world_size
 from dacal_med.errors import InputError
 
 
@@ -107,9 +108,8 @@ class CalibrationEvaluator(Evaluator):
         self.groups: list[str | None] = []
         self.pooled = self.new_statistics()
         self.scores: dict[str, Any] = {}
-        rank = dist.get_rank() if world_size() > 1 else 0
         # A rank without a case of its own predicts the first one, which `_gather` leaves out: engines run on something.
-        indices = list(range(rank, len(val_data), world_size())) or [-1]
+        indices = list(range(own_rank(), len(val_data), world_size())) or [-1]
         super().__init__(
             device=device,
             val_data_loader=_Cases(val_data, indices),
@@ -143,11 +143,8 @@ class CalibrationEvaluator(Evaluator):
     def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, Any]:
         image = plain(batchdata["image"]).unsqueeze(0).to(self.state.device).float()
         label = plain(batchdata["label"]).unsqueeze(0).to(self.state.device).long()
-        training = self.network.training
-        self.network.eval()
-        with torch.no_grad(), torch.autocast(self.state.device.type, enabled=self.amp):
+        with eval_mode(self.network), torch.autocast(self.state.device.type, enabled=self.amp):
             probabilities = predict_probabilities(self.inferer, self.network, image)
-        self.network.train(training)
         self._check(probabilities, label)
         statistics = self.new_statistics()
         statistics.update(probabilities, label)

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
+from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
 from dacal_med.core.pseudo_labels import LearnedTemperature
 from dacal_med.core.tensors import plain
 from dacal_med.engines.evaluator import predict_probabilities
-from dacal_med.engines.parallel import total, world_size
+from dacal_med.engines.parallel import own_rank, total, world_size
 from dacal_med.errors import InputError
 
 _MOST = 0.5  # a single measurement moves log T by no more, whatever the gain: the gap is linear nearby only
@@ -118,7 +119,6 @@ class TemperatureFeedback:
             labeller.log_centre.add_(step).clamp_(math.log(self.lowest), math.log(self.highest))
         return gap
 
-    @torch.no_grad()
     def measure(
         self, network: nn.Module, device: torch.device | str | None, ignore_index: int | None = 255
     ) -> tuple[float, float]:
@@ -126,15 +126,12 @@ class TemperatureFeedback:
 
         In a distributed run each rank measures its share of the cases, and all return the same.
         """
-        rank = torch.distributed.get_rank() if world_size() > 1 else 0
         sums = torch.zeros(3, dtype=torch.float64, device=device)
-        training = network.training
-        network.eval()
-        for index in self.cases[rank :: world_size()]:
-            case = self.dataset[index]
-            image = plain(case["image"]).unsqueeze(0).to(device).float()
-            label = plain(case["label"]).unsqueeze(0).to(device)
-            sums += confidence_gap(predict_probabilities(self.inferer, network, image), label, ignore_index)
-        network.train(training)
+        with eval_mode(network):
+            for index in self.cases[own_rank() :: world_size()]:
+                case = self.dataset[index]
+                image = plain(case["image"]).unsqueeze(0).to(device).float()
+                label = plain(case["label"]).unsqueeze(0).to(device)
+                sums += confidence_gap(predict_probabilities(self.inferer, network, image), label, ignore_index)
         gap, slope, voxels = total(sums).tolist()
         return (gap / voxels, slope / voxels) if voxels else (math.nan, math.nan)

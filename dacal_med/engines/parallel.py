@@ -20,9 +20,14 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def own_rank() -> int:
+    """Return the rank of this process, 0 where nothing is distributed."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
 def is_main() -> bool:
     """Return whether this process is rank 0, the one that writes files."""
-    return world_size() == 1 or dist.get_rank() == 0
+    return own_rank() == 0
 
 
 def total(tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dacal_med.export.checking import MAX_DIFFERENCE, MIN_SAME_LABELS
 from dacal_med.export.deployed import Deployed
+from dacal_med.site.model import background_class
 
 # Scores of `dacal_med.core.scores` that a site reads, and what they mean.
 _SCORES = {
@@ -129,7 +130,7 @@ def _measured(scores: Mapping[str, Any] | None, names: Sequence[str]) -> str:
         "| Score | Pooled | Mean ± standard deviation over cases |",
         "|---|---|---|",
     ]
-    without = ", background left out" if names[0].lower() == "background" else ""
+    without = "" if background_class(names) is None else ", background left out"
     for key, title in _SCORES.items():
         lines.append(f"| {title.format(without=without)} | {_number(scores.get(key))} | {_spread(cases.get(key))} |")
     lines += ["", "| Class | Dice | IoU | ECE (one against rest) | NLL | Voxels |", "|---|---|---|---|---|---|"]

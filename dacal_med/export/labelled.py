@@ -22,6 +22,7 @@ from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.errors import InputError
 from dacal_med.export.window_fit import WindowSample
 from dacal_med.site.calibrated import CalibratedNetwork
+from dacal_med.site.model import background_class
 from dacal_med.transforms.labels import IGNORE_INDEX, LabelsToChannelsd
 
 VOXELS_PER_CASE = 30_000
@@ -114,7 +115,6 @@ class LabelledCases:
     @torch.no_grad()
     def _measured(self, image: Tensor, label: Tensor, network: Callable[[Tensor], Tensor]) -> SegmentationStatistics:
         names = self.datalist.class_names
-        background = 0 if names[0].lower() == "background" else None
-        statistics = SegmentationStatistics(len(names), ignore_index=IGNORE_INDEX, background=background)
+        statistics = SegmentationStatistics(len(names), ignore_index=IGNORE_INDEX, background=background_class(names))
         statistics.update(predict_probabilities(self._inferer, network, image), label)  # type: ignore[arg-type]
         return statistics

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
+from monai.networks.utils import eval_mode
 from torch import Tensor
 
 from dacal_med.core.error_ranking import ErrorRanking
@@ -61,15 +61,12 @@ class TemperatureMaps:
             for tensor in self._ranking.tensors():
                 dist.all_reduce(tensor)
 
-    @torch.no_grad()
     def _temperature(self, labeller: LearnedTemperature, image: Tensor) -> Tensor:
         def window_temperature(window: Tensor) -> Tensor:
             return labeller.temperature(network(window).float(), window)
 
         network = self.evaluator.network
-        training = network.training
-        network.eval()
-        result = self.evaluator.inferer(image, window_temperature)
-        network.train(training)
+        with eval_mode(network):
+            result = self.evaluator.inferer(image, window_temperature)
         assert isinstance(result, Tensor)
         return result

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Model:
         if self.reference is not None:
             background: int | None = self.reference.get("background")
             return background
-        return 0 if self.class_names[0].lower() == "background" else None
+        return background_class(self.class_names)
 
     def trust(self, voxel_volume_mm3: float, unit: str) -> TrustAccumulator:
         """What collects how far to trust one image.
@@ -155,3 +155,8 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}; wanted an object")
     return content
+
+
+def background_class(class_names: Sequence[str]) -> int | None:
+    """Return the class that is no structure by its name, the first if it is called background; ``None`` if all are."""
+    return 0 if class_names[0].lower() == "background" else None
