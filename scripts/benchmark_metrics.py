@@ -3,7 +3,8 @@
 """The evaluator's one pass over a volume against MONAI's metrics one after the other: time, memory, exactness.
 
 MONAI's are CalibrationErrorMetric, DiceMetric and MeanIoU with the one-hot tensors that they want.
-Each variant runs in a process of its own, round by round; a line of JSON for each: median seconds, of the wall and of
+Each variant runs in a process of its own, round by round, after a small volume to warm up (the first use loads compiled
+code); a line of JSON for each: median seconds, of the wall and of
 the processor (all threads), which other work on the machine disturbs less, and peak memory in MiB beyond the volume.
 ``--cases`` gives several volumes one after the other to one object. Then how many times faster the one pass is. The
 last line counts more than 2^24 voxels.
@@ -108,6 +109,7 @@ def status(field: str) -> float:
 
 def child(args: argparse.Namespace) -> None:
     """Measure one variant in this process and print it."""
+    VARIANTS[args.variant](1, lambda case: make_case((8, 8, 8), args.classes, case))
     before = status("VmRSS:")
     volume = args.classes * float(torch.tensor(args.size).prod()) * 4 / 2**20
 

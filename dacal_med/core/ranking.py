@@ -16,8 +16,10 @@ from torch import Tensor
 
 _MANTISSA_BITS = 3  # bins to every halving: 2^3
 _HALVINGS = 25  # a number below 1 is at most 1 - 2^-24 in float32: 1 has a bin of its own
-_LOWEST, _HALF = ((127 - n) << _MANTISSA_BITS for n in (_HALVINGS, 1))  # 127 is the bias of float32's exponent
-RANK_BINS = 2 * (_HALF - _LOWEST) + 1
+RANK_SHIFT = 23 - _MANTISSA_BITS
+"""Bits of a float32 below those that tell the bin."""
+LOWEST, HALF = ((127 - n) << _MANTISSA_BITS for n in (_HALVINGS, 1))  # 127 is the bias of float32's exponent
+RANK_BINS = 2 * (HALF - LOWEST) + 1
 """Number of bins; a larger probability is in the same or in a later one."""
 
 
@@ -32,10 +34,8 @@ def rank_bin(values: Tensor) -> Tensor:
     """
     values = values.float()
     # Of the two, one is at 1/2; float32 holds the complement of any number from 1/2 to 1 exactly.
-    lower, upper = (
-        (x.view(torch.int32) >> (23 - _MANTISSA_BITS)).clamp_(_LOWEST, _HALF) for x in (values, 1.0 - values)
-    )
-    return lower.sub_(upper).add_(_HALF - _LOWEST)
+    lower, upper = ((x.view(torch.int32) >> RANK_SHIFT).clamp_(LOWEST, HALF) for x in (values, 1.0 - values))
+    return lower.sub_(upper).add_(HALF - LOWEST)
 
 
 class AveragePrecision(NamedTuple):

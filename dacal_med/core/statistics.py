@@ -13,15 +13,15 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
-from dacal_med.core.binning import COMMON_BINS, FINE_BINS, by_fine_bin, by_rank_bin, common_bin, fine_bin
+from dacal_med.core.binning import FINE_BINS, by_fine_bin, by_rank_bin
 from dacal_med.core.ranking import RANK_BINS
 from dacal_med.core.tensors import plain
+from dacal_med.core.voxel_sums import voxel_sums
 
 REGIONS = ("all", "foreground", "boundary")
-_CHUNK = 1 << 16  # voxels per step: float64 copies of one class stay in a core's cache, whatever the size of the image
+_CHUNK = 1 << 16  # voxels per step, whatever the size of the image: what is made of them stays in a core's cache
 _BAND_VOXELS = 1 << 19  # voxels of a slab in which the boundary band is sought
 _LAUNCHES = 8  # times as many on other devices, where starting an operation costs more than memory does
-_ROOM = (1 << 29) - 1  # bits that float64 has beyond float32
 _SUM_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _NAMES = (
     "confusion",
@@ -157,6 +157,9 @@ class SegmentationStatistics:
                 _check_probabilities(flat[:, part])
 
     def _check_labels(self, labels: Tensor) -> None:
+        low, high = labels.aminmax()
+        if bool(low >= 0) and bool(high < self.num_classes):
+            return
         labels = labels.long()
         wrong = (labels < 0) | (labels >= self.num_classes)
         if self.ignore_index is not None:
@@ -174,82 +177,40 @@ class SegmentationStatistics:
         if width == 0:
             return band
         step = max(1, _BAND_VOXELS * rows // labels.numel())
+        narrow = next(t for t in (torch.int8, torch.int16, torch.int32) if self.num_classes <= torch.iinfo(t).max)
         for start in range(0, rows, step):
             first, last = max(start - width, 0), min(start + step + width, rows)
-            highest = lowest = labels[first:last].int()
+            slab = labels[first:last].int()
+            highest = lowest = slab.to(narrow)
             if self.ignore_index is not None:
-                ignored = highest == self.ignore_index
-                highest, lowest = highest.masked_fill(ignored, -1), lowest.masked_fill(ignored, self.num_classes)
+                ignored = slab == self.ignore_index
+                if bool(ignored.any()):
+                    highest, lowest = highest.masked_fill(ignored, -1), lowest.masked_fill(ignored, self.num_classes)
             changed = _window_maximum(highest, width) > -_window_maximum(-lowest, width)
             band[start : start + step] = changed[start - first :][:step]
         return band
 
     def _add(self, p: Tensor, truth: Tensor, near: Tensor) -> None:
         """Add voxels: probabilities ``(C, N)``, truth ``(N,)``, in the boundary band or not ``(N,)``."""
-        classes = self.num_classes
         if self.ignore_index is not None:
             kept = truth != self.ignore_index
             if not bool(kept.all()):
                 p, truth, near = p[:, kept], truth[kept], near[kept]
         if truth.numel() == 0:
             return
-        confidence, prediction, brier = self._add_classes(p)
-        confusion = truth * classes + prediction
-        self.confusion += torch.bincount(confusion, minlength=classes**2).view(classes, classes)
-        # Two bits per voxel, foreground and boundary, from which the three regions are summed.
-        bits = near.int()
-        if self.background is None:
-            bits += 2
-        else:
-            bits += ((truth != self.background) | (prediction != self.background)).int().mul_(2)
-        index = (2 * bits + (truth == prediction)).mul_(FINE_BINS).add_(fine_bin(confidence, p.dtype))
-        shape = (4, 2, FINE_BINS)
-        count = torch.bincount(index, minlength=8 * FINE_BINS).view(shape)
-        total = torch.bincount(index, weights=confidence, minlength=8 * FINE_BINS).view(shape)
-        self.confidence_count += _by_region(count.sum(1))
-        self.confidence_correct += _by_region(count[:, 1])
-        self.confidence_sum += _by_region(total.sum(1))
-        of_truth = p.gather(0, truth.long().unsqueeze(0))[0]
-        exact = of_truth.double()
-        index = (truth * COMMON_BINS).add_(common_bin(of_truth, exact))
-        positive = torch.bincount(index, minlength=classes * COMMON_BINS).view(classes, COMMON_BINS)
-        self.class_positive += by_fine_bin(positive)
-        self.rank_positive += by_rank_bin(positive)
-        brier.sub_(exact, alpha=2.0).add_(1.0)
-        nll = exact.clamp_min_(torch.finfo(p.dtype).tiny).log_().neg_()
-        index = bits * classes + truth
-        by_truth = (4, classes)
-        self.voxel_count += _by_region(torch.bincount(index, minlength=4 * classes).view(by_truth))
-        self.nll_sum += _by_region(torch.bincount(index, weights=nll, minlength=4 * classes).view(by_truth))
-        self.brier_sum += _by_region(torch.bincount(index, weights=brier, minlength=4 * classes).view(by_truth))
-
-    def _add_classes(self, p: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Add each class's bins of probabilities ``(C, N)``.
-
-        Returns:
-            The largest probability (float64), the first class that has it (int32), the sum over classes of the squares
-            (float64), each ``(N,)``.
-        """
-        squares = torch.zeros(p.shape[1], dtype=torch.float64, device=p.device)
-        largest = torch.zeros_like(squares, dtype=torch.int64)
-        count, total = [], []
-        for k, of_class in enumerate(p):
-            exact = of_class.double()
-            squares.addcmul_(exact, exact)
-            # Positive numbers order as their bits do; what float64 adds to shorter numbers is 0: room for the class.
-            torch.maximum(largest, exact.view(torch.int64) + (self.num_classes - 1 - k), out=largest)
-            index = common_bin(of_class, exact)
-            count.append(torch.bincount(index, minlength=COMMON_BINS))
-            total.append(torch.bincount(index, weights=exact, minlength=COMMON_BINS))
-        counts = torch.stack(count)
-        self.class_count += by_fine_bin(counts)
-        self.rank_count += by_rank_bin(counts)
-        self.class_sum += by_fine_bin(torch.stack(total))
-        if p.dtype == torch.float64:
-            confidence, prediction = p.max(dim=0)
-            return confidence, prediction.int(), squares
-        prediction = (self.num_classes - 1) - (largest & _ROOM).int()
-        return (largest & ~_ROOM).view(torch.float64), prediction, squares
+        sums = voxel_sums(p, truth, near, self.background)
+        self.confusion += sums.confusion
+        self.confidence_count += _by_region(sums.confidence_count.sum(1))
+        self.confidence_correct += _by_region(sums.confidence_count[:, 1])
+        self.confidence_sum += _by_region(sums.confidence_sum)
+        self.class_count += by_fine_bin(sums.class_count)
+        self.class_positive += by_fine_bin(sums.class_positive)
+        self.class_sum += by_fine_bin(sums.class_sum)
+        self.rank_count += by_rank_bin(sums.class_count)
+        self.rank_positive += by_rank_bin(sums.class_positive)
+        self.voxel_count += _by_region(sums.voxel_count)
+        self.nll_sum += _by_region(sums.nll_sum)
+        self.brier_sum += _by_region(sums.brier_sum)
 
     def tensors(self) -> list[Tensor]:
         """Return the sums, in a fixed order; ranks may add them in place."""

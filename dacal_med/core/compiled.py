@@ -1,0 +1,181 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The sums over voxels on the CPU, compiled by numba: every probability is binned and added while it is at hand.
+
+PyTorch passes over the voxels once an operation, about a dozen times. Here a block of a class's probabilities is read
+once: its bins are found by vector instructions, then counted and added in several histograms in turn, since adding to
+one place waits for the addition before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+from dacal_med.core.ranking import HALF, LOWEST, RANK_SHIFT
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+_BLOCK = 2048  # voxels at a time: what is kept of each stays in a core's cache
+_TURNS = 4  # histograms of a class
+_FIRST, _LAST, _SHIFT = np.int32(LOWEST), np.int32(HALF), np.int32(RANK_SHIFT)
+_SPAN = np.int32(HALF - LOWEST)
+
+
+def _compiled(function: Function) -> Function:
+    """Compile at the first call; machine code is kept beside the bytecode or, where that is read-only, for the user."""
+    try:
+        return cast(Function, njit(nogil=True, error_model="numpy", cache=True)(function))
+    except RuntimeError:  # no folder to keep it in
+        return cast(Function, njit(nogil=True, error_model="numpy")(function))
+
+
+@_compiled
+def _look(
+    values: NDArray[Any], k: int, bins: int, best: NDArray[Any], guess: NDArray[Any], squares: NDArray[Any], index: Any
+) -> None:
+    """Bring the largest value, its class and the sum of squares up to class ``k``, and find its values' common bins."""
+    for n in range(len(values)):
+        value = values[n]
+        squares[n] += np.float64(value) * np.float64(value)
+        larger = value > best[n]
+        best[n] = value if larger else best[n]
+        guess[n] = np.int32(k) if larger else guess[n]
+    for n in range(len(values)):  # apart, so that both become vector instructions
+        value = values[n]
+        lower = np.float32(value).view(np.int32) >> _SHIFT
+        upper = np.float32(np.float32(1.0) - value).view(np.int32) >> _SHIFT
+        rank = min(max(lower, _FIRST), _LAST) - min(max(upper, _FIRST), _LAST) + _SPAN
+        # Products of 24-bit numbers with the number of bins are exact in float64.
+        fine = np.int32(np.ceil(np.float64(value) * bins)) - np.int32(1)
+        index[n] = rank + min(max(fine, np.int32(0)), np.int32(bins - 1))
+
+
+@_compiled
+def _scatter(values: NDArray[Any], index: NDArray[Any], count: NDArray[Any], total: NDArray[Any]) -> None:
+    whole = len(values) - len(values) % 4
+    for n in range(0, whole, 4):
+        a, b, c, d = index[n], index[n + 1], index[n + 2], index[n + 3]
+        count[0, a] += 1
+        count[1, b] += 1
+        count[2, c] += 1
+        count[3, d] += 1
+        total[0, a] += np.float64(values[n])
+        total[1, b] += np.float64(values[n + 1])
+        total[2, c] += np.float64(values[n + 2])
+        total[3, d] += np.float64(values[n + 3])
+    for n in range(whole, len(values)):
+        count[0, index[n]] += 1
+        total[0, index[n]] += np.float64(values[n])
+
+
+@_compiled
+def _score(
+    p: NDArray[Any],
+    step: int,
+    truth: NDArray[Any],
+    near: NDArray[Any],
+    background: int,
+    tiny: float,
+    bins: int,
+    best: NDArray[Any],
+    guess: NDArray[Any],
+    squares: NDArray[Any],
+    confusion: NDArray[Any],
+    confidence: tuple[NDArray[Any], NDArray[Any]],
+    by_truth: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+) -> None:
+    """Add what depends on the voxel as a whole."""
+    for n in range(len(truth)):
+        t, g = truth[n], guess[n]
+        confusion[t, g] += 1
+        largest = np.float64(best[n])
+        fine = min(max(int(np.ceil(largest * bins)) - 1, 0), bins - 1)
+        bits = 2 * int(t != background or g != background) + int(near[n])
+        confidence[0][bits, int(t == g), fine] += 1
+        confidence[1][bits, fine] += largest
+        of_truth = np.float64(p[t * step + n])
+        by_truth[0][bits, t] += 1
+        by_truth[1][bits, t] -= np.log(max(of_truth, tiny))
+        by_truth[2][bits, t] += squares[n] - 2.0 * of_truth + 1.0
+
+
+@_compiled
+def _add(
+    p: NDArray[Any],
+    step: int,
+    truth: NDArray[Any],
+    near: NDArray[Any],
+    background: int,
+    tiny: float,
+    bins: int,
+    block: int,
+    confusion: NDArray[Any],
+    confidence: tuple[NDArray[Any], NDArray[Any]],
+    by_class: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+    by_truth: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
+) -> None:
+    best, guess = np.empty(block, np.float32), np.empty(block, np.int32)
+    squares, index = np.empty(block, np.float64), np.empty(block, np.int32)
+    for start in range(0, len(truth), block):
+        stop = min(start + block, len(truth))
+        size = stop - start
+        best[:], guess[:], squares[:] = -1.0, 0, 0.0
+        for k in range(len(confusion)):
+            values = p[k * step + start : k * step + stop]
+            _look(values, k, bins, best[:size], guess[:size], squares[:size], index[:size])
+            _scatter(values, index[:size], by_class[0][k], by_class[1][k])
+            for n in range(size):
+                if truth[start + n] == k:
+                    by_class[2][k, index[n]] += 1
+        _score(
+            p[start:],
+            step,
+            truth[start:stop],
+            near[start:stop],
+            background,
+            tiny,
+            bins,
+            best[:size],
+            guess[:size],
+            squares[:size],
+            confusion,
+            confidence,
+            by_truth,
+        )
+
+
+def compiled_sums(
+    p: NDArray[np.float32],
+    step: int,
+    classes: int,
+    truth: NDArray[np.int32],
+    near: NDArray[np.bool_],
+    background: int,
+    tiny: float,
+    fine_bins: int,
+    common_bins: int,
+) -> tuple[NDArray[Any], ...]:
+    """Return the arrays of :class:`~dacal_med.core.voxel_sums.VoxelSums`, in its order.
+
+    Args:
+        p: probabilities, contiguous; that of class ``k`` at voxel ``n`` is number ``k * step + n``.
+        step: from one class to the next, at least ``N``.
+        classes: ``C``.
+        truth: ``(N,)`` true classes, ``0`` to ``C - 1``.
+        near: ``(N,)``, whether in the boundary band.
+        background: class that is not foreground, -1 for none.
+        tiny: least probability whose logarithm is taken.
+        fine_bins: bins of equal width.
+        common_bins: bins of :func:`~dacal_med.core.binning.common_bin`.
+    """
+    confusion = np.zeros((classes, classes), np.int64)
+    confidence = np.zeros((4, 2, fine_bins), np.int64), np.zeros((4, fine_bins))
+    turns = (classes, _TURNS, common_bins)
+    by_class = np.zeros(turns, np.int64), np.zeros(turns), np.zeros((classes, common_bins), np.int64)
+    by_truth = np.zeros((4, classes), np.int64), np.zeros((4, classes)), np.zeros((4, classes))
+    _add(p, step, truth, near, background, tiny, fine_bins, _BLOCK, confusion, confidence, by_class, by_truth)
+    return (confusion, *confidence, by_class[0].sum(1), by_class[1].sum(1), by_class[2], *by_truth)
