@@ -25,6 +25,7 @@ from dacal_med.export.deployed import read_json
 from dacal_med.export.labelled import LabelledCases
 from dacal_med.export.layout import FORMATS
 from dacal_med.site import checksums
+from tests.bundles.builders import BUNDLES
 from tests.export.builders import FIRST, convert_here, label_as_cases
 
 
@@ -85,10 +86,13 @@ def test_a_calibrated_folder_predicts_what_the_calibrator_says_in_every_format(s
     assert not (tmp_path / "again").exists()
 
 
-def test_per_class(site, cases, tmp_path, here):
-    report = Calibration(site, cases, tmp_path / "out", per_class=True).run()
-    assert report.better and set(report.fitted) == {"weight", "bias"}
-    image = torch.rand(1, 1, 16, 16)
+@pytest.mark.parametrize("name", [FIRST.name, "dacal_gta2cityscapes"])
+def test_per_class(name, site_of, run_of, tmp_path, here):
+    site, bundle = site_of(name), BUNDLES[name]
+    cases = label_as_cases(run_of(name).parent / "data")
+    report = Calibration(site, cases, tmp_path / "out", per_class=True, always=True).run()
+    assert set(report.fitted) == {"weight", "bias"}
+    image = torch.rand(1, bundle.in_channels, 64, 64)
     logits = load_network(site)(image)
     weight, bias = (torch.tensor(report.fitted[key]).view(1, -1, 1, 1) for key in ("weight", "bias"))
     torch.testing.assert_close(
