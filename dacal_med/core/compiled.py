@@ -21,8 +21,8 @@ from dacal_med.core.ranking import HALF, LOWEST, RANK_SHIFT
 Function = TypeVar("Function", bound=Callable[..., Any])
 _BLOCK = 2048  # voxels at a time: what is kept of each stays in a core's cache
 _TURNS = 4  # histograms of a class
-_FIRST, _LAST, _SHIFT = np.int32(LOWEST), np.int32(HALF), np.int32(RANK_SHIFT)
-_SPAN = np.int32(HALF - LOWEST)
+# Given as an argument: what is kept of compiled code is made anew when this file changes, not when another does.
+_RANK = np.int32(RANK_SHIFT), np.int32(LOWEST), np.int32(HALF)
 
 
 def _compiled(function: Function) -> Function:
@@ -35,7 +35,14 @@ def _compiled(function: Function) -> Function:
 
 @_compiled
 def _look(
-    values: NDArray[Any], k: int, bins: int, best: NDArray[Any], guess: NDArray[Any], squares: NDArray[Any], index: Any
+    values: NDArray[Any],
+    k: int,
+    bins: int,
+    rank: tuple[Any, Any, Any],
+    best: NDArray[Any],
+    guess: NDArray[Any],
+    squares: NDArray[Any],
+    index: NDArray[Any],
 ) -> None:
     """Bring the largest value, its class and the sum of squares up to class ``k``, and find its values' common bins."""
     for n in range(len(values)):
@@ -44,14 +51,15 @@ def _look(
         larger = value > best[n]
         best[n] = value if larger else best[n]
         guess[n] = np.int32(k) if larger else guess[n]
+    shift, first, last = rank
     for n in range(len(values)):  # apart, so that both become vector instructions
         value = values[n]
-        lower = np.float32(value).view(np.int32) >> _SHIFT
-        upper = np.float32(np.float32(1.0) - value).view(np.int32) >> _SHIFT
-        rank = min(max(lower, _FIRST), _LAST) - min(max(upper, _FIRST), _LAST) + _SPAN
+        lower = np.float32(value).view(np.int32) >> shift
+        upper = np.float32(np.float32(1.0) - value).view(np.int32) >> shift
+        place = min(max(lower, first), last) - min(max(upper, first), last) + last - first
         # Products of 24-bit numbers with the number of bins are exact in float64.
         fine = np.int32(np.ceil(np.float64(value) * bins)) - np.int32(1)
-        index[n] = rank + min(max(fine, np.int32(0)), np.int32(bins - 1))
+        index[n] = place + min(max(fine, np.int32(0)), np.int32(bins - 1))
 
 
 @_compiled
@@ -112,6 +120,7 @@ def _add(
     background: int,
     tiny: float,
     bins: int,
+    rank: tuple[Any, Any, Any],
     block: int,
     confusion: NDArray[Any],
     confidence: tuple[NDArray[Any], NDArray[Any]],
@@ -126,7 +135,7 @@ def _add(
         best[:], guess[:], squares[:] = -1.0, 0, 0.0
         for k in range(len(confusion)):
             values = p[k * step + start : k * step + stop]
-            _look(values, k, bins, best[:size], guess[:size], squares[:size], index[:size])
+            _look(values, k, bins, rank, best[:size], guess[:size], squares[:size], index[:size])
             _scatter(values, index[:size], by_class[0][k], by_class[1][k])
             for n in range(size):
                 if truth[start + n] == k:
@@ -177,5 +186,5 @@ def compiled_sums(
     turns = (classes, _TURNS, common_bins)
     by_class = np.zeros(turns, np.int64), np.zeros(turns), np.zeros((classes, common_bins), np.int64)
     by_truth = np.zeros((4, classes), np.int64), np.zeros((4, classes)), np.zeros((4, classes))
-    _add(p, step, truth, near, background, tiny, fine_bins, _BLOCK, confusion, confidence, by_class, by_truth)
+    _add(p, step, truth, near, background, tiny, fine_bins, _RANK, _BLOCK, confusion, confidence, by_class, by_truth)
     return (confusion, *confidence, by_class[0].sum(1), by_class[1].sum(1), by_class[2], *by_truth)
