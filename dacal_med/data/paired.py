@@ -20,6 +20,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dacal_med.core.tensors import plain
+from dacal_med.data.loading_process import outlive_interruptions
 
 Transform = Callable[[Any], Any]
 KEYS = ("image", "label")
@@ -271,6 +272,7 @@ class PairedLoader:
             collate_fn=_collate,
             pin_memory=torch.cuda.is_available() if pin_memory is None else pin_memory,
             persistent_workers=num_workers > 0,
+            worker_init_fn=outlive_interruptions,
             # A generator of its own: making an iterator must not move the global random state.
             generator=torch.Generator().manual_seed(dataset.seed),
         )

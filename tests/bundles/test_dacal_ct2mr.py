@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -51,15 +52,15 @@ def test_two_ranks_over_gloo(phantom, tmp_path, subprocess_environment):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_ends_well_and_continues_exactly(number, phantom, tmp_path, subprocess_environment):
+    """The signal goes to every process, that which loads among them, as terminals and clusters send it."""
     options = {**QUICK, "max_epochs": 20, "dataset_dir": phantom, "output_dir": tmp_path}
-    line = command("train", **options, model_file=tmp_path / "model.pt")
-    process = subprocess.Popen(
-        line, cwd=ROOT, env=subprocess_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
+    line = command("train", **options, model_file=tmp_path / "model.pt", num_workers=1)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process = subprocess.Popen(line, cwd=ROOT, env=subprocess_environment, start_new_session=True, **pipes)
     deadline = time.monotonic() + 240
     while not list((tmp_path / "checkpoints").glob("*.pt")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    process.send_signal(number)
+    os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors.decode()[-3000:]
     iterations = sorted(int(p.stem.split("=")[1]) for p in (tmp_path / "checkpoints").glob("*.pt"))
