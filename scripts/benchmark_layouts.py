@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """A network's student step and prediction as it is, with channels last, compiled by torch.compile, and with both.
 
-The U-Net of bundles/dacal_ct2mr in 2D and 3D and, where transformers is installed, Mix Transformer B0 with the DAFormer
-head; images are synthetic. A step is forward, cross-entropy, backward and AdamW; a prediction is forward in eval mode
-without gradients. Times are medians of torch.utils.benchmark with their interquartile range, after a first call, whose
-seconds (compilation) stand beside them. Ratios are to the row "as it is". The last column says whether a forward-mode
-product, which the meta-step needs, goes through the network in that form. OMP_NUM_THREADS sets the threads.
+The U-Net of bundles/dacal_ct2mr in 2D and 3D; images are synthetic. A step is forward, cross-entropy, backward and
+AdamW; a prediction is forward in eval mode without gradients. Times are medians of torch.utils.benchmark with their
+interquartile range, after a first call, whose seconds (compilation) stand beside them. Ratios are to the row "as it
+is". The last column says whether a forward-mode product, which the meta-step needs, goes through the network in that
+form. OMP_NUM_THREADS sets the threads.
 
     OMP_NUM_THREADS=2 python scripts/benchmark_layouts.py --json FILE
 """
@@ -14,7 +14,6 @@ product, which the meta-step needs, goes through the network in that form. OMP_N
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -31,7 +30,6 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.utils.benchmark import Timer
 
-from dacal_med.networks import segmentation_network
 from dacal_med.reporting.files import check_writable, write_json
 
 CLASSES = 5
@@ -44,11 +42,10 @@ class Case:
 
     name: str
     size: tuple[int, ...]
-    channels: int = 1
     batch_size: int = 2
 
 
-CASES = (Case("U-Net 2D", (256, 256)), Case("U-Net 3D", (64, 48, 40)), Case("MiT-B0, DAFormer head", (256, 256), 3))
+CASES = (Case("U-Net 2D", (256, 256)), Case("U-Net 3D", (64, 48, 40)))
 SMALL = (Case("U-Net 2D", (32, 32)), Case("U-Net 3D", (16, 16, 16)))
 
 
@@ -69,10 +66,8 @@ class Result:
 def build(case: Case) -> nn.Module:
     """Return the network of a case."""
     torch.manual_seed(0)
-    if case.name.startswith("MiT"):
-        return segmentation_network("daformer", "mit_b0", CLASSES)
     shape: dict[str, Any] = {"channels": [8, 16, 32, 64], "strides": [2, 2, 2], "num_res_units": 2}
-    return UNet(spatial_dims=len(case.size), in_channels=case.channels, out_channels=CLASSES, **shape)
+    return UNet(spatial_dims=len(case.size), in_channels=1, out_channels=CLASSES, **shape)
 
 
 def forward_mode_works(network: nn.Module, image: Tensor) -> bool:
@@ -97,7 +92,7 @@ def timed(function: Callable[[], object], seconds: float) -> tuple[float, float]
 def measure(case: Case, form: str, seconds: float) -> Result:
     """Measure a network in one form."""
     network = build(case)
-    image = torch.randn(case.batch_size, case.channels, *case.size)
+    image = torch.randn(case.batch_size, 1, *case.size)
     truth = torch.randint(0, CLASSES, (case.batch_size, *case.size))
     if "channels last" in form:
         layout = torch.channels_last if len(case.size) == 2 else torch.channels_last_3d
@@ -154,14 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=10.0, help="at least this long for each time; default: 10")
     parser.add_argument("--forms", nargs="+", choices=FORMS[1:], default=list(FORMS[1:]), help="beside the plain one")
-    parser.add_argument("--small", action="store_true", help="small images and no encoder: to try it, not to report")
+    parser.add_argument("--small", action="store_true", help="small images: to try it, not to report")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the rows to FILE")
     options = parser.parse_args(arguments)
     if options.json:
         check_writable(options.json.parent)
-    cases: tuple[Case, ...] = SMALL if options.small else CASES
-    if importlib.util.find_spec("transformers") is None:
-        cases = tuple(case for case in cases if not case.name.startswith("MiT"))
+    cases = SMALL if options.small else CASES
     began = machine()
     results = []
     for case in cases:

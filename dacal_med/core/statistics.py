@@ -16,7 +16,7 @@ from torch import Tensor
 from dacal_med.core.binning import FINE_BINS, by_fine_bin, by_rank_bin
 from dacal_med.core.ranking import RANK_BINS
 from dacal_med.core.tensors import plain
-from dacal_med.core.voxel_sums import voxel_sums
+from dacal_med.core.voxel_sums import VoxelSums, voxel_sums
 
 REGIONS = ("all", "foreground", "boundary")
 _CHUNK = 1 << 16  # voxels per step, whatever the size of the image: what is made of them stays in a core's cache
@@ -134,10 +134,17 @@ class SegmentationStatistics:
         if labels.numel() == 0:
             return
         self.to(probabilities.device)
+        sums: VoxelSums | None = None
         for image, truth in zip(probabilities, labels[:, 0], strict=True):
             flat, flat_truth, flat_near = image.flatten(1), truth.flatten(), self._band(truth).flatten()
             for part in _parts(flat):
-                self._add(flat[:, part], flat_truth[part].int(), flat_near[part])
+                found = self._sums_of(flat[:, part], flat_truth[part].int(), flat_near[part])
+                if sums is None or found is None:
+                    sums = found if sums is None else sums
+                else:
+                    sums.add(found)
+        if sums is not None:
+            self._add(sums)
 
     def _check(self, probabilities: Tensor, labels: Tensor) -> None:
         wanted = (probabilities.shape[0], 1, *probabilities.shape[2:])
@@ -190,15 +197,15 @@ class SegmentationStatistics:
             band[start : start + step] = changed[start - first :][:step]
         return band
 
-    def _add(self, p: Tensor, truth: Tensor, near: Tensor) -> None:
-        """Add voxels: probabilities ``(C, N)``, truth ``(N,)``, in the boundary band or not ``(N,)``."""
+    def _sums_of(self, p: Tensor, truth: Tensor, near: Tensor) -> VoxelSums | None:
+        """Return the sums over voxels ``(C, N)`` that are not ignored; ``None`` if all are."""
         if self.ignore_index is not None:
             kept = truth != self.ignore_index
             if not bool(kept.all()):
                 p, truth, near = p[:, kept], truth[kept], near[kept]
-        if truth.numel() == 0:
-            return
-        sums = voxel_sums(p, truth, near, self.background)
+        return voxel_sums(p, truth, near, self.background) if truth.numel() else None
+
+    def _add(self, sums: VoxelSums) -> None:
         self.confusion += sums.confusion
         self.confidence_count += _by_region(sums.confidence_count.sum(1))
         self.confidence_correct += _by_region(sums.confidence_count[:, 1])

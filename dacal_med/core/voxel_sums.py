@@ -47,6 +47,11 @@ class VoxelSums(NamedTuple):
     nll_sum: Tensor
     brier_sum: Tensor
 
+    def add(self, other: VoxelSums) -> None:
+        """Add the sums over other voxels, in place."""
+        for mine, theirs in zip(self, other, strict=True):
+            mine += theirs
+
 
 def voxel_sums(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -> VoxelSums:
     """Return the sums over voxels.

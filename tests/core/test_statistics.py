@@ -357,13 +357,13 @@ def test_chunks_change_nothing(seed, dims, chunk):
 
 def test_an_image_above_the_chunk_is_cut(monkeypatch):
     seen = []
-    add = SegmentationStatistics._add
+    sums_of = SegmentationStatistics._sums_of
 
     def spy(self, p, truth, near):
         seen.append((p.shape[1], len(truth), len(near)))
-        add(self, p, truth, near)
+        return sums_of(self, p, truth, near)
 
-    monkeypatch.setattr(SegmentationStatistics, "_add", spy)
+    monkeypatch.setattr(SegmentationStatistics, "_sums_of", spy)
     monkeypatch.setattr(module, "_CHUNK", 16)
     statistics_of(problem(0, 2))
     assert seen == [(n, n, n) for n in (16, 16, 10)] * 2

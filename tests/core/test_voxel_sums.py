@@ -71,6 +71,13 @@ def test_parts_and_other_layouts(dtype):
     assert_same(voxel_sums(wide[:, 100:198:2], *(tensor[100:198:2] for tensor in two), 0), wanted)
 
 
+def test_sums_of_parts_add_up():
+    p, truth, near = problem(6, 3, 500)
+    total = voxel_sums(p[:, :123], truth[:123], near[:123], 0)
+    total.add(voxel_sums(p[:, 123:], truth[123:], near[123:], 0))
+    assert_same(total, by_operations(p, truth, near, 0))
+
+
 def test_ties_go_to_the_first_class():
     p = torch.tensor([[0.25, 0.5, 0.0], [0.5, 0.0, 0.5], [0.25, 0.5, 0.5]])
     found = voxel_sums(p, torch.zeros(3, dtype=torch.int32), torch.zeros(3, dtype=torch.bool), 0)
