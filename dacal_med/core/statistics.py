@@ -139,9 +139,9 @@ class SegmentationStatistics:
             flat, flat_truth, flat_near = image.flatten(1), truth.flatten(), self._band(truth).flatten()
             for part in _parts(flat):
                 found = self._sums_of(flat[:, part], flat_truth[part].int(), flat_near[part])
-                if sums is None or found is None:
-                    sums = found if sums is None else sums
-                else:
+                if sums is None:
+                    sums = found
+                elif found is not None:
                     sums.add(found)
         if sums is not None:
             self._add(sums)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from dacal_med.core.binning import COMMON_BINS, FINE_BINS, common_bin, fine_bin
-from dacal_med.core.compiled import compiled_sums
 
 _ROOM = (1 << 29) - 1  # bits that float64 has beyond float32
 
@@ -64,6 +63,9 @@ def voxel_sums(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -
     """
     if p.device.type != "cpu" or p.dtype == torch.float64:
         return _by_operations(p, truth, near, background)
+    # Here, since importing numba takes half a second that commands which add nothing need not wait for.
+    from dacal_med.core.compiled import compiled_sums
+
     tiny = torch.finfo(p.dtype).tiny
     classes, voxels = p.shape
     values = p.detach().float()

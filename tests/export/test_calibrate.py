@@ -90,7 +90,9 @@ def test_a_calibrated_folder_predicts_what_the_calibrator_says_in_every_format(s
 def test_per_class(name, site_of, run_of, tmp_path, here):
     site, bundle = site_of(name), BUNDLES[name]
     cases = label_as_cases(run_of(name).parent / "data")
-    report = Calibration(site, cases, tmp_path / "out", per_class=True, always=True).run()
+    # With so many classes and so few pixels it may help no held-out case, and is to be written all the same.
+    report = Calibration(site, cases, tmp_path / "out", per_class=True, always=bundle.streets).run()
+    assert report.better or bundle.streets
     assert set(report.fitted) == {"weight", "bias"}
     image = torch.rand(1, bundle.in_channels, 64, 64)
     logits = load_network(site)(image)

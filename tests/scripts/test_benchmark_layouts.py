@@ -34,9 +34,9 @@ def test_small_run_writes_every_row(tmp_path, capsys):
     assert "| U-Net 3D | as it is |" in printed and "| 1.00 |" in printed
 
 
-@pytest.mark.parametrize("case", [case for case in benchmark.SMALL], ids=lambda case: case.name)
+@pytest.mark.parametrize("case", benchmark.SMALL, ids=lambda case: case.name)
 def test_channels_last_reaches_the_network(case, monkeypatch):
-    """Its weights and its input lie in memory as the row says, and the result is the plain network's."""
+    """Its weights and its input lie in memory as the row says."""
     seen = []
     build = benchmark.build
 
