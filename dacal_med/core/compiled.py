@@ -34,6 +34,18 @@ def _compiled(function: Function) -> Function:
 
 
 @_compiled
+def _bin(value: Any, bins: int, rank: tuple[Any, Any, Any]) -> Any:
+    """Return the common bin of a probability; a bin for any other number, too."""
+    shift, first, last = rank
+    lower = np.float32(value).view(np.int32) >> shift
+    upper = np.float32(np.float32(1.0) - value).view(np.int32) >> shift
+    place = min(max(lower, first), last) - min(max(upper, first), last) + last - first
+    # Products of 24-bit numbers with the number of bins are exact in float64.
+    fine = np.int32(np.ceil(np.float64(value) * bins)) - np.int32(1)
+    return place + min(max(fine, np.int32(0)), np.int32(bins - 1))
+
+
+@_compiled
 def _look(
     values: NDArray[Any],
     k: int,
@@ -42,24 +54,22 @@ def _look(
     best: NDArray[Any],
     guess: NDArray[Any],
     squares: NDArray[Any],
+    whole: NDArray[Any],
     index: NDArray[Any],
-) -> None:
-    """Bring the largest value, its class and the sum of squares up to class ``k``, and find its values' common bins."""
+) -> Any:
+    """Bring voxels up to class ``k`` and find the bins of its values; return whether one has a sign."""
     for n in range(len(values)):
         value = values[n]
         squares[n] += np.float64(value) * np.float64(value)
+        whole[n] += value
         larger = value > best[n]
         best[n] = value if larger else best[n]
         guess[n] = np.int32(k) if larger else guess[n]
-    shift, first, last = rank
+    signs = np.int32(0)
     for n in range(len(values)):  # apart, so that both become vector instructions
-        value = values[n]
-        lower = np.float32(value).view(np.int32) >> shift
-        upper = np.float32(np.float32(1.0) - value).view(np.int32) >> shift
-        place = min(max(lower, first), last) - min(max(upper, first), last) + last - first
-        # Products of 24-bit numbers with the number of bins are exact in float64.
-        fine = np.int32(np.ceil(np.float64(value) * bins)) - np.int32(1)
-        index[n] = place + min(max(fine, np.int32(0)), np.int32(bins - 1))
+        signs |= np.float32(values[n]).view(np.int32)
+        index[n] = _bin(values[n], bins, rank)
+    return signs < 0
 
 
 @_compiled
@@ -88,27 +98,38 @@ def _score(
     near: NDArray[Any],
     background: int,
     tiny: float,
+    limits: tuple[float, float],
     bins: int,
+    rank: tuple[Any, Any, Any],
     best: NDArray[Any],
     guess: NDArray[Any],
     squares: NDArray[Any],
+    whole: NDArray[Any],
     confusion: NDArray[Any],
     confidence: tuple[NDArray[Any], NDArray[Any]],
+    positive: NDArray[Any],
     by_truth: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
-) -> None:
-    """Add what depends on the voxel as a whole."""
+) -> Any:
+    """Add what depends on the voxel as a whole; return whether one is in doubt."""
+    odd = 0
     for n in range(len(truth)):
         t, g = truth[n], guess[n]
+        # Written so that they hold for what is not a number.
+        odd += not abs(whole[n] - np.float32(1.0)) <= limits[1]
+        odd += not best[n] <= limits[0]
         confusion[t, g] += 1
         largest = np.float64(best[n])
         fine = min(max(int(np.ceil(largest * bins)) - 1, 0), bins - 1)
         bits = 2 * int(t != background or g != background) + int(near[n])
         confidence[0][bits, int(t == g), fine] += 1
         confidence[1][bits, fine] += largest
-        of_truth = np.float64(p[t * step + n])
+        value = p[t * step + n]
+        positive[t, _bin(value, bins, rank)] += 1
+        of_truth = np.float64(value)
         by_truth[0][bits, t] += 1
         by_truth[1][bits, t] -= np.log(max(of_truth, tiny))
         by_truth[2][bits, t] += squares[n] - 2.0 * of_truth + 1.0
+    return odd > 0
 
 
 @_compiled
@@ -119,6 +140,7 @@ def _add(
     near: NDArray[Any],
     background: int,
     tiny: float,
+    limits: tuple[float, float],
     bins: int,
     rank: tuple[Any, Any, Any],
     block: int,
@@ -126,35 +148,40 @@ def _add(
     confidence: tuple[NDArray[Any], NDArray[Any]],
     by_class: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
     by_truth: tuple[NDArray[Any], NDArray[Any], NDArray[Any]],
-) -> None:
-    best, guess = np.empty(block, np.float32), np.empty(block, np.int32)
+) -> Any:
+    best, guess, whole = np.empty(block, np.float32), np.empty(block, np.int32), np.empty(block, np.float32)
     squares, index = np.empty(block, np.float64), np.empty(block, np.int32)
+    doubtful = False
     for start in range(0, len(truth), block):
         stop = min(start + block, len(truth))
         size = stop - start
-        best[:], guess[:], squares[:] = -1.0, 0, 0.0
+        best[:], guess[:], squares[:], whole[:] = -1.0, 0, 0.0, 0.0
         for k in range(len(confusion)):
             values = p[k * step + start : k * step + stop]
-            _look(values, k, bins, rank, best[:size], guess[:size], squares[:size], index[:size])
+            doubtful |= _look(
+                values, k, bins, rank, best[:size], guess[:size], squares[:size], whole[:size], index[:size]
+            )
             _scatter(values, index[:size], by_class[0][k], by_class[1][k])
-            for n in range(size):
-                if truth[start + n] == k:
-                    by_class[2][k, index[n]] += 1
-        _score(
+        doubtful |= _score(
             p[start:],
             step,
             truth[start:stop],
             near[start:stop],
             background,
             tiny,
+            limits,
             bins,
+            rank,
             best[:size],
             guess[:size],
             squares[:size],
+            whole[:size],
             confusion,
             confidence,
+            by_class[2],
             by_truth,
         )
+    return doubtful
 
 
 def compiled_sums(
@@ -165,10 +192,14 @@ def compiled_sums(
     near: NDArray[np.bool_],
     background: int,
     tiny: float,
+    limits: tuple[float, float],
     fine_bins: int,
     common_bins: int,
-) -> tuple[NDArray[Any], ...]:
-    """Return the arrays of :class:`~dacal_med.core.voxel_sums.VoxelSums`, in its order.
+) -> tuple[tuple[NDArray[Any], ...], bool]:
+    """Return the arrays of :class:`~dacal_med.core.voxel_sums.VoxelSums`, in its order, and whether ``p`` is doubtful.
+
+    It is where a number has a sign or is too large, or where a sum over classes is too far from 1 or not a number;
+    where it is not, all of them are probabilities.
 
     Args:
         p: probabilities, contiguous; that of class ``k`` at voxel ``n`` is number ``k * step + n``.
@@ -178,6 +209,7 @@ def compiled_sums(
         near: ``(N,)``, whether in the boundary band.
         background: class that is not foreground, -1 for none.
         tiny: least probability whose logarithm is taken.
+        limits: the largest number that still is a probability, and how far from 1 a sum over classes may be.
         fine_bins: bins of equal width.
         common_bins: bins of :func:`~dacal_med.core.binning.common_bin`.
     """
@@ -186,5 +218,21 @@ def compiled_sums(
     turns = (classes, _TURNS, common_bins)
     by_class = np.zeros(turns, np.int64), np.zeros(turns), np.zeros((classes, common_bins), np.int64)
     by_truth = np.zeros((4, classes), np.int64), np.zeros((4, classes)), np.zeros((4, classes))
-    _add(p, step, truth, near, background, tiny, fine_bins, _RANK, _BLOCK, confusion, confidence, by_class, by_truth)
-    return (confusion, *confidence, by_class[0].sum(1), by_class[1].sum(1), by_class[2], *by_truth)
+    doubtful = _add(
+        p,
+        step,
+        truth,
+        near,
+        background,
+        tiny,
+        limits,
+        fine_bins,
+        _RANK,
+        _BLOCK,
+        confusion,
+        confidence,
+        by_class,
+        by_truth,
+    )
+    sums = (confusion, *confidence, by_class[0].sum(1), by_class[1].sum(1), by_class[2], *by_truth)
+    return sums, bool(doubtful)

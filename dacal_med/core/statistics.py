@@ -9,6 +9,7 @@ of different images, cases or ranks add up.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from torch import Tensor
@@ -16,13 +17,12 @@ from torch import Tensor
 from dacal_med.core.binning import FINE_BINS, by_fine_bin, by_rank_bin
 from dacal_med.core.ranking import RANK_BINS
 from dacal_med.core.tensors import plain
-from dacal_med.core.voxel_sums import VoxelSums, voxel_sums
+from dacal_med.core.voxel_sums import VoxelSums, check_probabilities, voxel_sums
 
 REGIONS = ("all", "foreground", "boundary")
 _CHUNK = 1 << 16  # voxels per step, whatever the size of the image: what is made of them stays in a core's cache
 _BAND_VOXELS = 1 << 19  # voxels of a slab in which the boundary band is sought
 _LAUNCHES = 8  # times as many on other devices, where starting an operation costs more than memory does
-_SUM_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
 _NAMES = (
     "confusion",
     "confidence_count",
@@ -136,9 +136,7 @@ class SegmentationStatistics:
         self.to(probabilities.device)
         sums: VoxelSums | None = None
         for image, truth in zip(probabilities, labels[:, 0], strict=True):
-            flat, flat_truth, flat_near = image.flatten(1), truth.flatten(), self._band(truth).flatten()
-            for part in _parts(flat):
-                found = self._sums_of(flat[:, part], flat_truth[part].int(), flat_near[part])
+            for found in self._parts(image.flatten(1), truth.flatten(), self._band(truth).flatten()):
                 if sums is None:
                     sums = found
                 elif found is not None:
@@ -157,11 +155,8 @@ class SegmentationStatistics:
             raise ValueError(f"probabilities: found dtype {probabilities.dtype}, wanted floating point")
         if labels.numel() == 0:
             return
-        for image, truth in zip(probabilities, labels[:, 0], strict=True):
-            flat, flat_truth = image.flatten(1), truth.flatten()
-            for part in _parts(flat):
-                self._check_labels(flat_truth[part])
-                _check_probabilities(flat[:, part])
+        for truth in labels[:, 0]:
+            self._check_labels(truth)
 
     def _check_labels(self, labels: Tensor) -> None:
         low, high = labels.aminmax()
@@ -197,11 +192,31 @@ class SegmentationStatistics:
             band[start : start + step] = changed[start - first :][:step]
         return band
 
+    def _parts(self, p: Tensor, truth: Tensor, near: Tensor) -> Iterator[VoxelSums | None]:
+        """Yield the sums over parts of an image's voxels ``(C, N)``, in order, whatever the number of threads."""
+        on_cpu = p.device.type == "cpu"
+        step = _CHUNK if on_cpu else _CHUNK * _LAUNCHES
+        starts = range(0, p.shape[1], step)
+
+        def sums_from(start: int) -> VoxelSums | None:
+            part = slice(start, start + step)
+            return self._sums_of(p[:, part], truth[part].int(), near[part])
+
+        threads = min(torch.get_num_threads(), len(starts)) if on_cpu else 1
+        if threads == 1:
+            yield from map(sums_from, starts)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            # A few at a time: each part's sums wait here for their turn.
+            for first in range(0, len(starts), 4 * threads):
+                yield from pool.map(sums_from, starts[first : first + 4 * threads])
+
     def _sums_of(self, p: Tensor, truth: Tensor, near: Tensor) -> VoxelSums | None:
         """Return the sums over voxels ``(C, N)`` that are not ignored; ``None`` if all are."""
         if self.ignore_index is not None:
             kept = truth != self.ignore_index
             if not bool(kept.all()):
+                check_probabilities(p[:, ~kept])
                 p, truth, near = p[:, kept], truth[kept], near[kept]
         return voxel_sums(p, truth, near, self.background) if truth.numel() else None
 
@@ -303,24 +318,3 @@ def _window_maximum(values: Tensor, width: int) -> Tensor:
                 torch.maximum(part, values.narrow(axis, source, length - shift), out=part)
         values = result
     return values
-
-
-def _parts(flat: Tensor) -> Iterator[slice]:
-    """Yield slices of the voxels of ``(C, N)``, one step each."""
-    step = _CHUNK if flat.device.type == "cpu" else _CHUNK * _LAUNCHES
-    for start in range(0, flat.shape[1], step):
-        yield slice(start, start + step)
-
-
-def _check_probabilities(p: Tensor) -> None:
-    # NaN fails both comparisons, so that no third pass is needed.
-    low, high = p.amin(), p.amax()
-    if not (bool(low >= 0.0) and bool(high <= 1.0 + 1e-4)):
-        raise ValueError(
-            f"probabilities: found values from {float(low)} to {float(high)}, wanted 0 to 1 (softmax first)"
-        )
-    error = float((p.sum(dim=0, dtype=torch.float32) - 1.0).abs().max())
-    if error > _SUM_TOLERANCE.get(p.dtype, 1e-3):
-        raise ValueError(
-            f"probabilities: found sums over classes off by {error:.3g}, wanted 1 (softmax over dim 1 first)"
-        )

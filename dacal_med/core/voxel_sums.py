@@ -15,6 +15,10 @@ from torch import Tensor
 
 from dacal_med.core.binning import COMMON_BINS, FINE_BINS, common_bin, fine_bin
 
+HIGHEST = 1.0 + 1e-4
+"""The largest number that still is a probability."""
+SUM_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
+"""How far sums over classes may be from 1; 1e-3 for other types."""
 _ROOM = (1 << 29) - 1  # bits that float64 has beyond float32
 
 
@@ -60,8 +64,12 @@ def voxel_sums(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -
         truth: ``(N,)`` true classes, int32.
         near: ``(N,)`` bool, whether in the boundary band.
         background: class that is not foreground; ``None`` for none.
+
+    Raises:
+        ValueError: if the probabilities are not finite, not in ``[0, 1]`` or do not sum to 1.
     """
     if p.device.type != "cpu" or p.dtype == torch.float64:
+        check_probabilities(p)
         return _by_operations(p, truth, near, background)
     # Here, since importing numba takes half a second that commands which add nothing need not wait for.
     from dacal_med.core.compiled import compiled_sums
@@ -75,8 +83,39 @@ def voxel_sums(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -
     row = values.as_strided(((classes - 1) * step + voxels,), (1,))  # without a copy of a part of an image
     arrays = truth.contiguous().numpy(), near.contiguous().numpy()
     none = -1 if background is None else background
-    sums = compiled_sums(row.numpy(), step, classes, *arrays, none, tiny, FINE_BINS, COMMON_BINS)
+    limits = HIGHEST, _tolerance(p.dtype)
+    sums, doubtful = compiled_sums(row.numpy(), step, classes, *arrays, none, tiny, limits, FINE_BINS, COMMON_BINS)
+    if doubtful:  # if only for the sign of a zero
+        check_probabilities(p)
     return VoxelSums(*(torch.from_numpy(array) for array in sums))
+
+
+def check_probabilities(p: Tensor) -> None:
+    """Refuse what is not a probability.
+
+    Args:
+        p: ``(C, N)``.
+
+    Raises:
+        ValueError: if a number is not finite or not in ``[0, 1]``, or classes do not sum to 1.
+    """
+    if not p.numel():
+        return
+    # NaN fails both comparisons, so that no third pass is needed.
+    low, high = p.amin(), p.amax()
+    if not (bool(low >= 0.0) and bool(high <= HIGHEST)):
+        raise ValueError(
+            f"probabilities: found values from {float(low)} to {float(high)}, wanted 0 to 1 (softmax first)"
+        )
+    error = float((p.sum(dim=0, dtype=torch.float32) - 1.0).abs().max())
+    if error > _tolerance(p.dtype):
+        raise ValueError(
+            f"probabilities: found sums over classes off by {error:.3g}, wanted 1 (softmax over dim 1 first)"
+        )
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return SUM_TOLERANCE.get(dtype, 1e-3)
 
 
 def _by_operations(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -> VoxelSums:

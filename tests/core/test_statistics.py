@@ -366,7 +366,43 @@ def test_an_image_above_the_chunk_is_cut(monkeypatch):
     monkeypatch.setattr(SegmentationStatistics, "_sums_of", spy)
     monkeypatch.setattr(module, "_CHUNK", 16)
     statistics_of(problem(0, 2))
-    assert seen == [(n, n, n) for n in (16, 16, 10)] * 2
+    assert sorted(seen) == sorted([(n, n, n) for n in (16, 16, 10)] * 2)  # threads take them in any order
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_number_of_threads_changes_no_bit(monkeypatch, dtype):
+    probabilities, labels = problem(0, 3)
+    monkeypatch.setattr(module, "_CHUNK", 16)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(statistics_of((probabilities.to(dtype).softmax(1), labels)))
+    assert_same(found[1], found[0], rtol=0)
+    assert_same(found[2], found[0], rtol=0)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_bad_last_part_adds_nothing(monkeypatch, threads):
+    probabilities, labels = problem(0, 2)
+    statistics = statistics_of((probabilities, labels))
+    before = statistics.copy()
+    probabilities = probabilities.clone()
+    probabilities.view(-1)[-1] = math.nan
+    monkeypatch.setattr(module, "_CHUNK", 16)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    with pytest.raises(ValueError, match="found values from nan"):
+        statistics.update(probabilities, labels)
+    assert_same(statistics, before, rtol=0)
+
+
+def test_probabilities_of_ignored_voxels_are_checked():
+    probabilities, labels = problem(0, 2, ignored=0.0)
+    labels = labels.clone()
+    labels.view(-1)[-1] = IGNORED
+    probabilities = probabilities.clone()
+    probabilities.view(-1)[-1] = 2.0
+    with pytest.raises(ValueError, match=r"to 2.0, wanted 0 to 1"):
+        SegmentationStatistics(3).update(probabilities, labels)
 
 
 def test_statistics_with_other_settings_do_not_add():

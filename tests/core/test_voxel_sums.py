@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -125,3 +127,33 @@ def test_what_is_computed_by_operations(monkeypatch):
 def test_probabilities_that_have_a_gradient():
     p, truth, near = problem(4, 3, 20)
     assert_same(voxel_sums(p.requires_grad_(), truth, near, 0), by_operations(p.detach(), truth, near, 0))
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ((0.5, math.nan), "found values from nan"),
+        ((-0.25, 1.25), "found values from -0.25 to 1.25"),
+        ((-(2.0**-10), 1.0), "found values from -0.0009"),
+        ((1.125, 0.0), "found values from 0.0 to 1.125"),
+        ((0.25, 0.25), "sums over classes off by 0.5"),
+        ((math.inf, 0.0), "found values from 0.0 to inf"),
+    ],
+)
+def test_one_voxel_that_is_no_probability(dtype, values, message):
+    p, truth, near = problem(5, 2, 9, dtype)
+    for place in (0, 8):
+        bad = p.clone()
+        bad[:, place] = torch.tensor(values, dtype=dtype)
+        with pytest.raises(ValueError, match=message):
+            voxel_sums(bad, truth, near, 0)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_a_zero_with_a_sign_is_a_probability(dtype):
+    p, truth, near = problem(5, 2, 9, dtype)
+    p[:, 3] = torch.tensor([0.0, 1.0])
+    signed = p.clone()
+    signed[0, 3] = -0.0
+    assert_same(voxel_sums(signed, truth, near, 0), voxel_sums(p, truth, near, 0))
