@@ -1,9 +1,10 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Loading processes that outlive what interrupts a run, so that it can finish its iteration and save.
+"""How many processes load, and how they outlive what interrupts a run.
 
-A terminal sends Ctrl-C, and a cluster that preempts SIGTERM, to every process of a run. A loading process that ends at
-it takes the run with it: the batch that the iteration waits for never comes.
+A run that is interrupted finishes its iteration and saves. A terminal sends Ctrl-C, and a cluster that preempts
+SIGTERM, to every process of a run. A loading process that ends at it takes the run with it: the batch that the
+iteration waits for never comes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+
+_ENOUGH = 2  # processes that keep a step supplied with every kind of cache, see docs/results/loading.md
+
+
+def loading_processes() -> int:
+    """Return how many processes load for each rank of a run by default.
+
+    2 where a rank has a processor for each of them and two for itself, else 0: loading then happens between the steps.
+    """
+    # What this process may use, where the system can tell.
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    ranks = max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    return _ENOUGH if processors // ranks >= _ENOUGH + 2 else 0
 
 
 def outlive_interruptions(_: int = 0) -> None:

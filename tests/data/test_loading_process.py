@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Loading processes and the signals that a terminal or a cluster sends to all of a run."""
+"""Loading processes: how many, and the signals that a terminal or a cluster sends to all of a run."""
 
 from __future__ import annotations
 
@@ -13,9 +13,21 @@ import time
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from dacal_med.data.loading_process import outlive_interruptions
+from dacal_med.data.loading_process import loading_processes, outlive_interruptions
 
-pytestmark = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sent a signal")
+tells_who = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sent a signal")
+
+
+@pytest.mark.parametrize(
+    ("processors", "ranks", "wanted"), [(1, "1", 0), (3, "1", 0), (4, "1", 2), (64, "1", 2), (16, "8", 0), (32, "8", 2)]
+)
+def test_processes_where_there_are_processors_for_them(monkeypatch, processors, ranks, wanted):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(processors)), raising=False)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", ranks)
+    assert loading_processes() == wanted
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert loading_processes() == wanted
 
 
 class Numbers(Dataset):
@@ -44,6 +56,7 @@ def ended(pid: int) -> bool:
     return False
 
 
+@tells_who
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_loading_goes_on(number):
     loader = DataLoader(Numbers(), batch_size=None, num_workers=1, worker_init_fn=outlive_interruptions)
@@ -56,6 +69,7 @@ def test_loading_goes_on(number):
     assert {pid for _, pid in found} == {found[0][1]} and found[0][1] != os.getpid()
 
 
+@tells_who
 def test_the_parent_ends_it():
     pid = os.fork()
     if pid == 0:
@@ -70,6 +84,7 @@ def test_the_parent_ends_it():
     assert ended(pid)
 
 
+@tells_who
 def test_systems_that_do_not_tell_who_sent_a_signal(monkeypatch):
     monkeypatch.delattr(signal, "sigwaitinfo")
     seen = []
