@@ -47,7 +47,7 @@ def everything(dims: int, **options):
     """A run in which box masks, hidden blocks and everything else are drawn."""
     dacs = make_host("dacs", complement="same", mask_generator=BoxMask())
     host = make_host("mic", base=dacs, block_size=4)
-    feedback = TemperatureFeedback(blobs(3, dims, 1.0, 4))
+    feedback = TemperatureFeedback(blobs(3, dims, 1.0, 4), highest=4.0, margin=0.1)
     return tiny_trainer(dims, host=host, feedback=feedback, **{**EVERYTHING, **options})
 
 
@@ -182,6 +182,7 @@ def test_two_ranks_adapt_as_one_does_with_both_batches(results, dims):
     start = weights(single).clone()
     single.run()
     assert float((weights(single) - start).norm()) > 1e-2
+    assert float(single.labeller.log_centre) != 0.0
     for accumulate in (1, 2):
         first, second = (rank[f"everything_{dims}_{accumulate}"] for rank in ranks)
         assert torch.equal(first, second)
