@@ -26,8 +26,6 @@ import gc
 import importlib.util
 import json
 import math
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -43,6 +41,7 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from dacal_med.comparison.facts import describe_machine
 from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
 from dacal_med.core.bilevel import BilevelStep, MetaGradient, OuterLoss
 from dacal_med.core.differentiation import call, preserved_random_state
@@ -320,15 +319,6 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine(device: str) -> str:
-    """Return what the numbers were measured on."""
-    info = Path("/proc/cpuinfo")
-    model = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.exists() else None
-    cpu = model[1] if model else platform.processor() or platform.machine()
-    gpu = f", {torch.cuda.get_device_name(device)}" if device == "cuda" else ""
-    return f"{cpu}{gpu}, threads: {torch.get_num_threads()}, torch {torch.__version__}, device: {device}"
-
-
 def positive(text: str) -> int:
     """Parse a number from 1."""
     if not text.isdigit() or int(text) < 1:
@@ -379,7 +369,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     problems = {v.library: problem for v in VARIANTS if v.library and (problem := problem_of(v.library))}
     variants = [v for v in VARIANTS if v.library not in problems]
-    about = machine(options.device)
+    about = describe_machine(options.device)
     print(about)
     for name, problem in problems.items():
         print(f"{name}: skipped, {problem}")

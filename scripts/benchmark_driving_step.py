@@ -21,9 +21,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -36,6 +33,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 
+from dacal_med.comparison.facts import describe_machine
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.engines import (
     AdaptationTrainer,
@@ -162,17 +160,6 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Return what the numbers were measured on, and how busy it was."""
-    info = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    model = re.search(r"model name\s*: (.+)", info)
-    cpu = model[1] if model else platform.processor() or platform.machine()
-    load = os.getloadavg()[0]
-    return (
-        f"{cpu}, {os.cpu_count()} cores, threads: {torch.get_num_threads()}, torch {torch.__version__}, load {load:.1f}"
-    )
-
-
 def positive(text: str) -> int:
     """Parse a number from 1."""
     if not text.isdigit() or int(text) < 1:
@@ -201,7 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("memory is read from /proc, which only Linux has")
     chosen = {"encoder": options.encoder, "size": options.size, **(SMALL if options.small else {})}
     settings = Settings(batch_size=options.batch_size, **chosen)
-    about = machine()
+    about = describe_machine()
     print(
         f"{about}\n{settings.encoder}, batch {settings.batch_size} of {settings.size} x {settings.size}\n", flush=True
     )

@@ -15,9 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -30,6 +27,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jvp
 from torch.utils.benchmark import Timer
 
+from dacal_med.comparison.facts import describe_machine
 from dacal_med.reporting.files import check_writable, write_json
 
 CLASSES = 5
@@ -136,14 +134,6 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> str:
-    """Return what the numbers were measured on, and how busy it was."""
-    found = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    cpu = found[1] if found else platform.processor() or platform.machine()
-    threads = f"{os.cpu_count()} cores, threads: {torch.get_num_threads()}"
-    return f"{cpu}, {threads}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}"
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -155,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.json:
         check_writable(options.json.parent)
     cases = SMALL if options.small else CASES
-    began = machine()
+    began = describe_machine()
     results = []
     for case in cases:
         for form in (FORMS[0], *options.forms):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -35,6 +36,18 @@ def describe_run(datalist: Datalist, seeds: Sequence[int]) -> dict[str, str]:
     }
     commit = _commit()
     return {**facts, "Commit": commit} if commit else facts
+
+
+def describe_machine(device: torch.device | str = "cpu") -> str:
+    """Return what speed depends on, for benchmarks: processor, threads, version of PyTorch, device, and other work."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", info.read_text(encoding="utf-8")) if info.exists() else None
+    parts = [model[1] if model else platform.processor() or platform.machine()]
+    if torch.device(device).type == "cuda":
+        parts.append(torch.cuda.get_device_name(device))
+    parts += [f"{os.cpu_count()} cores", f"threads: {torch.get_num_threads()}", f"torch {torch.__version__}"]
+    parts += [f"device: {device}", f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""]
+    return ", ".join(filter(None, parts))
 
 
 def _commit() -> str:

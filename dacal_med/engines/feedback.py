@@ -145,10 +145,10 @@ class TemperatureFeedback:
                 gap, _, voxels = own
                 products = torch.stack([gap * gap, gap * voxels, voxels * voxels, (voxels > 0).double()])
                 sums += torch.cat([own, products])
-        gap, slope, voxels, *products, cases = total(sums).tolist()
-        if not voxels:
+        gap, slope, count, gap_gap, gap_count, count_count, cases = total(sums).tolist()
+        if not count:
             return math.nan, math.nan, math.nan
-        mean = gap / voxels
-        square = max(products[0] - 2.0 * mean * products[1] + mean * mean * products[2], 0.0)
-        error = math.sqrt(square * cases / (cases - 1)) / voxels if cases > 1 else math.nan
-        return mean, slope / voxels, error
+        mean = gap / count
+        square = max(gap_gap - 2.0 * mean * gap_count + mean * mean * count_count, 0.0)
+        error = math.sqrt(square * cases / (cases - 1)) / count if cases > 1 else math.nan
+        return mean, slope / count, error

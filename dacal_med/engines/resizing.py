@@ -12,10 +12,8 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor
 from torch.nn import functional
 
-from dacal_med.core.tensors import plain
+from dacal_med.core.tensors import INTERPOLATIONS, plain
 from dacal_med.errors import InputError
-
-_MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class ResizingInferer(Inferer):
@@ -78,4 +76,4 @@ class ResizingInferer(Inferer):
 def _resized(values: Tensor, size: tuple[int, ...]) -> Tensor:
     if tuple(values.shape[2:]) == size:
         return values
-    return functional.interpolate(values, size=size, mode=_MODES[len(size)], align_corners=False)
+    return functional.interpolate(values, size=size, mode=INTERPOLATIONS[len(size)], align_corners=False)

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from monai.config import KeysCollection
 
+from dacal_med.core.tensors import INTERPOLATIONS
 from dacal_med.transforms.appearance import (
     RandAppearance,
     RandAppearanced,
@@ -22,8 +23,6 @@ from dacal_med.transforms.appearance import (
     pick_reference,
     require_references,
 )
-
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 class RandFourierAmplitudeMix(RandAppearance):
@@ -68,7 +67,7 @@ class RandFourierAmplitudeMix(RandAppearance):
             )
         shape = image.shape[1:]
         if reference.shape[1:] != shape:
-            mode = _LINEAR[len(shape)]
+            mode = INTERPOLATIONS[len(shape)]
             reference = F.interpolate(reference[None], size=shape, mode=mode, align_corners=False)[0]
         axes = tuple(range(1, image.ndim))
         spectrum = torch.fft.rfftn(image, dim=axes)
