@@ -30,7 +30,7 @@ from monai.transforms import Compose
 
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import Datalist
-from dacal_med.data.fingerprint import describe
+from dacal_med.data.fingerprint import describe, file_state
 from dacal_med.data.images import read_header
 from dacal_med.errors import InputError
 from dacal_med.reporting.files import replacing
@@ -152,7 +152,7 @@ class DiskDataset(PersistentDataset):
 
     def path_of(self, entry: Mapping[str, Any]) -> Path:
         """Return the file of an entry."""
-        content = json.dumps([self.settings, describe(entry), [_state(v) for v in entry.values()]])
+        content = json.dumps([self.settings, describe(entry), [file_state(v) for v in entry.values()]])
         return self.folder / f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.pt"
 
     def _cachecheck(self, item_transformed: Mapping[str, Any]) -> Any:
@@ -168,12 +168,3 @@ class DiskDataset(PersistentDataset):
         with replacing(path) as temporary:
             torch.save(item, temporary)
         return item
-
-
-def _state(value: Any) -> list[list[int]]:
-    """Size and time in nanoseconds of the file or the files of the folder that a path names; none if it names none."""
-    path = Path(value) if isinstance(value, (str, Path)) else None
-    if path is None or not path.exists():
-        return []
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]

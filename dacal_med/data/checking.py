@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
+import ignite.distributed as idist
 import numpy as np
 from tqdm import tqdm
 
+from dacal_med.data.checked import CheckedFiles
 from dacal_med.data.datalist import FILE_NAME, Datalist
 from dacal_med.data.images import ImageHeader, read_header, read_image
 from dacal_med.errors import InputError
@@ -33,19 +36,24 @@ class CheckSummary:
     label_voxels: dict[str, int]
 
 
-def check_data(datalist: Datalist, spatial_dims: int, in_channels: int, *, progress: bool = True) -> CheckSummary:
+def check_data(
+    datalist: Datalist, spatial_dims: int, in_channels: int, record: str | Path = "", *, progress: bool = True
+) -> CheckSummary:
     """Read every header, then every voxel, of a data set.
 
-    Headers come first, so that a wrong shape or a missing channel is found in seconds.
+    Headers come first, so that a wrong shape or a missing channel is found in seconds. In a distributed run each rank
+    reads the voxels of its share.
 
     Args:
         datalist: from :func:`dacal_med.data.datalist.load_datalist`.
         spatial_dims: number of spatial axes of the network.
         in_channels: number of image channels of the network.
+        record: file that remembers whose voxels were good, so that they are not read again while size and time of the
+            file stay the same; empty for none.
         progress: whether to show a progress bar.
 
     Returns:
-        What was read.
+        What was checked, by this rank, whether read now or before.
 
     Raises:
         InputError: a file is unreadable or truncated, has another number of axes or channels, holds NaN, infinity or a
@@ -65,12 +73,19 @@ def check_data(datalist: Datalist, spatial_dims: int, in_channels: int, *, progr
             check_geometry(image, header, label, label_header)
     counts = dict.fromkeys((*datalist.class_names, *(("ignore",) if datalist.ignore_values else ())), 0)
     labels = 0
-    for image, label in tqdm(pairs, desc="voxels", disable=not progress):
-        _check_image(image)
-        if label is not None:
-            labels += 1
-            _count_labels(label, datalist, counts)
-    return CheckSummary(images=len(pairs), labels=labels, label_voxels=counts)
+    share = pairs[idist.get_rank() :: idist.get_world_size()]
+    known = CheckedFiles(record, idist.get_rank())
+    try:
+        for image, label in tqdm(share, desc="voxels", disable=not progress):
+            if known.values(image) is None:
+                _check_image(image)
+                known.add(image)
+            if label is not None:
+                labels += 1
+                _count_labels(label, datalist, counts, known)
+    finally:
+        known.write()
+    return CheckSummary(images=len(share), labels=labels, label_voxels=counts)
 
 
 def _pairs(datalist: Datalist) -> Iterator[tuple[str, str | None]]:
@@ -127,10 +142,19 @@ def _check_image(path: str) -> None:
         )
 
 
-def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None:
-    array, _ = read_image(path)
+def _count_labels(path: str, datalist: Datalist, counts: dict[str, int], known: CheckedFiles) -> None:
     names = dict(zip(datalist.label_values, datalist.class_names, strict=True))
     names.update(dict.fromkeys(datalist.ignore_values, "ignore"))
+    found = known.values(path)
+    if found is None or not set(found) <= set(names):
+        found = _values(path, names, datalist)
+        known.add(path, found)
+    for value, number in found.items():
+        counts[names[value]] += number
+
+
+def _values(path: str, names: Collection[int], datalist: Datalist) -> dict[int, int]:
+    array, _ = read_image(path)
     # Counting a few known values is many times faster than sorting a large volume.
     found = {value: int(np.count_nonzero(array == value)) for value in names}
     if sum(found.values()) != array.size:
@@ -139,8 +163,7 @@ def _count_labels(path: str, datalist: Datalist, counts: dict[str, int]) -> None
             f"{path}: found the label value(s) {[float(value) for value in strange[:8]]}; wanted only {sorted(names)}."
             f"{_hint(strange, datalist)}"
         )
-    for value, number in found.items():
-        counts[names[value]] += number
+    return found
 
 
 def _hint(strange: np.ndarray, datalist: Datalist) -> str:

@@ -330,3 +330,118 @@ def test_real_sets_in_seconds(name: str, dims: int, channels: int, images: int, 
     assert time.perf_counter() - start < 30
     assert (summary.images, summary.labels) == (images, with_label)
     assert all(count > 0 for count in summary.label_voxels.values())
+
+
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files whose voxels are read from now on."""
+    seen: list[str] = []
+
+    def spy(path: str):
+        seen.append(Path(path).name)
+        return read_image(path)
+
+    monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
+    return seen
+
+
+def test_files_that_were_good_are_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, record = reads(monkeypatch), tmp_path / "deep" / "checked.json"
+    first = check_data(load_datalist(folder), 3, 1, record, progress=False)
+    assert len(seen) == 5
+    assert check_data(load_datalist(folder), 3, 1, record, progress=False) == first
+    assert len(seen) == 5
+    array = labels()
+    array.flat[0] = 0
+    volume(folder / "v_label.nii.gz", array)
+    again = check_data(load_datalist(folder), 3, 1, record, progress=False)
+    assert seen[5:] == ["v_label.nii.gz"]
+    assert again.label_voxels["thing"] == first.label_voxels["thing"] - 1
+    check(folder)
+    assert len(seen) == 11  # without a record everything is
+
+
+def test_damage_after_the_first_check_is_found(folder: Path, tmp_path: Path) -> None:
+    record = tmp_path / "checked.json"
+    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    array = noise()
+    array.flat[0] = np.nan
+    volume(folder / "t.nii.gz", array)
+    for _ in range(2):  # nor is what is bad remembered as good
+        with pytest.raises(InputError, match=r"t\.nii\.gz: found 1 voxel"):
+            check_data(load_datalist(folder), 3, 1, record, progress=False)
+
+
+def test_what_was_good_before_an_error_is_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, bad = tmp_path / "checked.json", labels()
+    bad.flat[0] = 9
+    volume(folder / "v_label.nii.gz", bad)
+    seen = reads(monkeypatch)
+    for wanted in (5, 6):
+        with pytest.raises(InputError, match=r"v_label.*\[9\.0\]"):
+            check_data(load_datalist(folder), 3, 1, record, progress=False)
+        assert len(seen) == wanted
+
+
+def test_values_that_the_datalist_no_longer_names_are_found(folder: Path, tmp_path: Path) -> None:
+    record = tmp_path / "checked.json"
+    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    content = json.loads((folder / "datalist.json").read_text())
+    content["labels"] = {"0": "background", "1": "thing"}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"s_label.*\[7\.0\]"):
+        check_data(load_datalist(folder), 3, 1, record, progress=False)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 1, "files": {"a": 3}}'])
+def test_a_record_that_cannot_be_read_is_made_anew(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    record, seen = tmp_path / "checked.json", reads(monkeypatch)
+    record.write_text(content)
+    with pytest.warns(UserWarning, match=r"checked\.json: cannot be read"):
+        check_data(load_datalist(folder), 3, 1, record, progress=False)
+    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    assert len(seen) == 5
+
+
+def test_a_record_of_another_format_counts_for_nothing(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, seen = tmp_path / "checked.json", reads(monkeypatch)
+    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    record.write_text(record.read_text().replace('"format": 1', '"format": 0'))
+    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    assert len(seen) == 10
+
+
+def test_each_rank_reads_its_share_and_uses_all_records(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record, seen = tmp_path / "checked.json", reads(monkeypatch)
+    monkeypatch.setattr("ignite.distributed.get_world_size", lambda: 2)
+    for rank, wanted in ((0, ["s.nii.gz", "s_label.nii.gz", "v.nii.gz", "v_label.nii.gz"]), (1, ["t.nii.gz"])):
+        monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
+        del seen[:]
+        summary = check_data(load_datalist(folder), 3, 1, record, progress=False)
+        assert seen == wanted
+        assert summary.images == 2 - rank
+    assert sorted(path.name for path in tmp_path.glob("checked*")) == ["checked-1.json", "checked.json"]
+    monkeypatch.undo()
+    seen = reads(monkeypatch)
+    assert check_data(load_datalist(folder), 3, 1, record, progress=False).images == 3
+    assert not seen
+
+
+def test_a_long_check_writes_on_the_way(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record, now = tmp_path / "checked.json", iter(range(0, 10_000, 20))
+    monkeypatch.setattr("dacal_med.data.checked.time.monotonic", lambda: next(now))
+    kept: list[int] = []
+
+    def spy(path: str):
+        kept.append(len(json.loads(record.read_text())["files"]) if record.exists() else 0)
+        return read_image(path)
+
+    monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
+    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    assert 0 < max(kept) < 5
+    assert len(json.loads(record.read_text())["files"]) == 5
