@@ -8,7 +8,7 @@ after each epoch the teacher predicts labelled source images that it never learn
 the inference that the site runs; while it is more confident than it is right, the temperature that the network's
 output multiplies is raised, while it is less confident lowered (an integral controller). Known is the measurement:
 mean confidence minus accuracy, the sum of the signed gaps of a reliability diagram (Guo et al., ICML 2017, arXiv
-1706.04599). A gap that is no larger than its standard error over the images is no gap.
+1706.04599).
 """
 
 from __future__ import annotations
@@ -57,9 +57,8 @@ class TemperatureFeedback:
     """Moves the temperature that the network's output multiplies until the teacher is calibrated on held-out source.
 
     ``log T`` of the centre grows by ``gain * gap / slope`` after each epoch of self-training, which is the gain times
-    the logarithm of the temperature that would close the gap for the teacher itself, to first order. The gap is first
-    brought nearer to 0 by ``margin`` times its standard error: a few held-out cases tell the teacher's confidence only
-    so well. It is saved with the labeller; the Meta Temperature Network learns the deviations of single voxels from it.
+    the logarithm of the temperature that would close the gap for the teacher itself, to first order. It is saved with
+    the labeller; the Meta Temperature Network learns the deviations of single voxels from it.
 
     Args:
         dataset: held-out source cases as the network is to see them when it is used: ``image`` ``(channels,
@@ -72,7 +71,6 @@ class TemperatureFeedback:
             teacher that is less sure than right on the source, where it is at its best, has been softened too much,
             whereas one that is surer than right there may only have learned too few source cases by heart.
         max_cases: cases measured after an epoch; of more, the same evenly spaced ones each time.
-        margin: from 0. Above 0 a single case, which has no standard error, moves nothing.
 
     Raises:
         InputError: if a number is out of range.
@@ -86,25 +84,22 @@ class TemperatureFeedback:
         lowest: float = 0.25,
         highest: float = 1.0,
         max_cases: int = 32,
-        margin: float = 1.0,
     ) -> None:
-        if not gain > 0.0 or not 0.0 < lowest <= 1.0 <= highest or max_cases < 1 or not margin >= 0.0:
+        if not gain > 0.0 or not 0.0 < lowest <= 1.0 <= highest or max_cases < 1:
             raise InputError(
-                f"feedback: found gain={gain}, lowest={lowest}, highest={highest}, max_cases={max_cases}, "
-                f"margin={margin}; wanted gain > 0, 0 < lowest <= 1 <= highest, max_cases >= 1, margin >= 0"
+                f"feedback: found gain={gain}, lowest={lowest}, highest={highest}, max_cases={max_cases}; "
+                f"wanted gain > 0, 0 < lowest <= 1 <= highest, max_cases >= 1"
             )
         self.dataset = dataset
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.gain = gain
         self.lowest, self.highest = lowest, highest
-        self.margin = margin
         count = min(len(dataset), max_cases)
         self.cases = [index * len(dataset) // count for index in range(count)]
 
     def __repr__(self) -> str:
         """Return the settings, by which runs are told apart."""
-        limits = f"from {self.lowest} to {self.highest}"
-        return f"gain={self.gain}, margin={self.margin}, {limits}, {len(self.cases)} cases"
+        return f"gain={self.gain}, from {self.lowest} to {self.highest}, {len(self.cases)} cases"
 
     def adjust(
         self,
@@ -118,37 +113,25 @@ class TemperatureFeedback:
         Returns:
             The gap that was measured, confidence minus accuracy in ``[-1, 1]``; a gap that is not finite moves nothing.
         """
-        gap, slope, error = self.measure(network, device, ignore_index)
-        beyond = math.copysign(max(abs(gap) - self.margin * error, 0.0), gap) if self.margin > 0.0 else gap
-        if math.isfinite(beyond) and slope > 0.0:
-            step = max(-_MOST, min(_MOST, self.gain * beyond / slope))
+        gap, slope = self.measure(network, device, ignore_index)
+        if math.isfinite(gap) and slope > 0.0:
+            step = max(-_MOST, min(_MOST, self.gain * gap / slope))
             labeller.log_centre.add_(step).clamp_(math.log(self.lowest), math.log(self.highest))
         return gap
 
     def measure(
         self, network: nn.Module, device: torch.device | str | None, ignore_index: int | None = 255
-    ) -> tuple[float, float, float]:
-        """Return the network's mean confidence minus accuracy on the cases, its slope, and its standard error.
+    ) -> tuple[float, float]:
+        """Return the network's mean confidence minus accuracy on the cases, and its slope by the inverse temperature.
 
-        The slope is by the inverse temperature. The error is that of a ratio of sums over cases of different size
-        (Cochran, Sampling Techniques, 1977, section 2.11), not a number for a single case. In a distributed run each
-        rank measures its share of the cases, and all return the same.
+        In a distributed run each rank measures its share of the cases, and all return the same.
         """
-        # Of each case gap, slope and voxels; then the products from which the spread over cases derives.
-        sums = torch.zeros(7, dtype=torch.float64, device=device)
+        sums = torch.zeros(3, dtype=torch.float64, device=device)
         with eval_mode(network):
             for index in self.cases[own_rank() :: world_size()]:
                 case = self.dataset[index]
                 image = plain(case["image"]).unsqueeze(0).to(device).float()
                 label = plain(case["label"]).unsqueeze(0).to(device)
-                own = confidence_gap(predict_probabilities(self.inferer, network, image), label, ignore_index)
-                gap, _, voxels = own
-                products = torch.stack([gap * gap, gap * voxels, voxels * voxels, (voxels > 0).double()])
-                sums += torch.cat([own, products])
-        gap, slope, count, gap_gap, gap_count, count_count, cases = total(sums).tolist()
-        if not count:
-            return math.nan, math.nan, math.nan
-        mean = gap / count
-        square = max(gap_gap - 2.0 * mean * gap_count + mean * mean * count_count, 0.0)
-        error = math.sqrt(square * cases / (cases - 1)) / count if cases > 1 else math.nan
-        return mean, slope / count, error
+                sums += confidence_gap(predict_probabilities(self.inferer, network, image), label, ignore_index)
+        gap, slope, voxels = total(sums).tolist()
+        return (gap / voxels, slope / voxels) if voxels else (math.nan, math.nan)

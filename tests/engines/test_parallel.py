@@ -47,7 +47,7 @@ def everything(dims: int, **options):
     """A run in which box masks, hidden blocks and everything else are drawn."""
     dacs = make_host("dacs", complement="same", mask_generator=BoxMask())
     host = make_host("mic", base=dacs, block_size=4)
-    feedback = TemperatureFeedback(blobs(3, dims, 1.0, 4), highest=4.0, margin=0.1)
+    feedback = TemperatureFeedback(blobs(3, dims, 1.0, 4), highest=4.0)
     return tiny_trainer(dims, host=host, feedback=feedback, **{**EVERYTHING, **options})
 
 
