@@ -72,7 +72,7 @@ _SETTINGS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ("a whole number from 1", _whole(1), "spatial_dims in_channels num_classes batch_size epoch_length max_epochs"),
     ("a whole number from 0", _whole(0), "seed warmup_epochs settle_epochs num_workers warmup_draws"),
     ("a number", _number, "learning_rate held_out_share"),
-    ("true or false", lambda value: isinstance(value, bool), "amp keep_source_end"),
+    ("true or false (True or False on a command line)", lambda value: isinstance(value, bool), "amp keep_source_end"),
     ("a list of whole numbers from 1", _listed(_whole(1)), "roi_size"),
     ("a list of numbers above 0", _listed(lambda value: _number(value) and value > 0), "spacing"),
     ("a list of names", _listed(lambda value: isinstance(value, str)), "class_names"),

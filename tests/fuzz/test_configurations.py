@@ -121,7 +121,7 @@ BROKEN: dict[str, tuple[tuple[Any, ...], Any, str]] = {
     "a number for a path": (("output_dir",), 7, "output_dir: found 7, wanted a path"),
     "a share as text": (("held_out_share",), "a fifth", "held_out_share: found 'a fifth', wanted a number"),
     "nan": (("learning_rate",), float("nan"), "learning_rate: found nan"),
-    "yes": (("amp",), "yes", "amp: found 'yes', wanted true or false"),
+    "yes": (("amp",), "yes", "amp: found 'yes', wanted true or false (True or False"),
 }
 
 
