@@ -11,6 +11,9 @@ import pytest
 from dacal_med.core import compiled as module
 
 
+LIMITS = 1.0001, 1e-3
+
+
 def halved(x):
     return x / 2
 
@@ -36,7 +39,8 @@ def test_nothing_is_kept_where_no_folder_is_writable(monkeypatch):
 
 def test_no_voxel_gives_no_sums():
     empty = np.empty(0, np.float32), 0, 3, np.empty(0, np.int32), np.empty(0, np.bool_)
-    sums = module.compiled_sums(*empty, 0, 1e-38, 30, 414)
+    sums, doubtful = module.compiled_sums(*empty, 0, 1e-38, LIMITS, 30, 414)
+    assert not doubtful
     assert [array.shape for array in sums][:3] == [(3, 3), (4, 2, 30), (4, 30)]
     assert not any(array.any() for array in sums)
 
@@ -45,7 +49,9 @@ def test_no_voxel_gives_no_sums():
 def test_one_voxel_by_hand(background):
     p = np.array([0.75, 0.25], np.float32)
     one = p, 1, 2, np.zeros(1, np.int32), np.zeros(1, np.bool_)
-    confusion, count, total, *_, voxels, nll, brier = module.compiled_sums(*one, background, 1e-38, 30, 414)
+    sums, doubtful = module.compiled_sums(*one, background, 1e-38, LIMITS, 30, 414)
+    confusion, count, total, *_, voxels, nll, brier = sums
+    assert not doubtful
     bits = 0 if background == 0 else 2
     assert confusion.tolist() == [[1, 0], [0, 0]]
     assert np.argwhere(count).tolist() == [[bits, 1, 22]] and total[bits, 22] == 0.75
