@@ -10,7 +10,6 @@ import pytest
 
 from dacal_med.core import compiled as module
 
-
 LIMITS = 1.0001, 1e-3
 
 
