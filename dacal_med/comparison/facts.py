@@ -46,8 +46,10 @@ def describe_machine(device: torch.device | str = "cpu") -> str:
     if torch.device(device).type == "cuda":
         parts.append(torch.cuda.get_device_name(device))
     parts += [f"{os.cpu_count()} cores", f"threads: {torch.get_num_threads()}", f"torch {torch.__version__}"]
-    parts += [f"device: {device}", f"load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""]
-    return ", ".join(filter(None, parts))
+    parts.append(f"device: {device}")
+    if hasattr(os, "getloadavg"):  # not on Windows
+        parts.append(f"load {os.getloadavg()[0]:.1f}")
+    return ", ".join(parts)
 
 
 def _commit() -> str:

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from dacal_med.core.binning import COMMON_BINS, FINE_BINS, common_bin, fine_bin
 
-HIGHEST = 1.0 + 1e-4
-"""The largest number that still is a probability."""
-SUM_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}
-"""How far sums over classes may be from 1; 1e-3 for other types."""
+_HIGHEST = 1.0 + 1e-4  # the largest number that still is a probability
+_SUM_TOLERANCE = {torch.float16: 2e-2, torch.bfloat16: 5e-2}  # how far from 1 sums over classes may be; else 1e-3
 _ROOM = (1 << 29) - 1  # bits that float64 has beyond float32
 
 
@@ -83,7 +81,7 @@ def voxel_sums(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -
     row = values.as_strided(((classes - 1) * step + voxels,), (1,))  # without a copy of a part of an image
     arrays = truth.contiguous().numpy(), near.contiguous().numpy()
     none = -1 if background is None else background
-    limits = HIGHEST, _tolerance(p.dtype)
+    limits = _HIGHEST, _tolerance(p.dtype)
     sums, doubtful = compiled_sums(row.numpy(), step, classes, *arrays, none, tiny, limits, FINE_BINS, COMMON_BINS)
     if doubtful:  # if only for the sign of a zero
         check_probabilities(p)
@@ -94,16 +92,14 @@ def check_probabilities(p: Tensor) -> None:
     """Refuse what is not a probability.
 
     Args:
-        p: ``(C, N)``.
+        p: ``(C, N)``, at least one voxel.
 
     Raises:
         ValueError: if a number is not finite or not in ``[0, 1]``, or classes do not sum to 1.
     """
-    if not p.numel():
-        return
     # NaN fails both comparisons, so that no third pass is needed.
     low, high = p.amin(), p.amax()
-    if not (bool(low >= 0.0) and bool(high <= HIGHEST)):
+    if not (bool(low >= 0.0) and bool(high <= _HIGHEST)):
         raise ValueError(
             f"probabilities: found values from {float(low)} to {float(high)}, wanted 0 to 1 (softmax first)"
         )
@@ -115,7 +111,7 @@ def check_probabilities(p: Tensor) -> None:
 
 
 def _tolerance(dtype: torch.dtype) -> float:
-    return SUM_TOLERANCE.get(dtype, 1e-3)
+    return _SUM_TOLERANCE.get(dtype, 1e-3)
 
 
 def _by_operations(p: Tensor, truth: Tensor, near: Tensor, background: int | None) -> VoxelSums:

@@ -18,7 +18,7 @@ import pytest
 import SimpleITK as sitk
 from PIL import Image
 
-from dacal_med.data.checking import check_data
+from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.images import read_header, read_image
 from dacal_med.errors import InputError
@@ -59,12 +59,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def check(folder: Path, dims: int = 3, channels: int = 1) -> None:
-    check_data(load_datalist(folder), dims, channels, progress=False)
+def check(folder: Path, dims: int = 3, channels: int = 1, record: Path | str = "") -> CheckSummary:
+    return check_data(load_datalist(folder), dims, channels, record, progress=False)
 
 
 def test_counts_what_it_read(folder: Path) -> None:
-    summary = check_data(load_datalist(folder), 3, 1, progress=False)
+    summary = check(folder)
     assert (summary.images, summary.labels) == (3, 2)
     assert summary.label_voxels == {"background": 2 * (210 - 3), "thing": 2, "ignore": 4}
 
@@ -346,14 +346,14 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_files_that_were_good_are_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen, record = reads(monkeypatch), tmp_path / "deep" / "checked.json"
-    first = check_data(load_datalist(folder), 3, 1, record, progress=False)
+    first = check(folder, record=record)
     assert len(seen) == 5
-    assert check_data(load_datalist(folder), 3, 1, record, progress=False) == first
+    assert check(folder, record=record) == first
     assert len(seen) == 5
     array = labels()
     array.flat[0] = 0
     volume(folder / "v_label.nii.gz", array)
-    again = check_data(load_datalist(folder), 3, 1, record, progress=False)
+    again = check(folder, record=record)
     assert seen[5:] == ["v_label.nii.gz"]
     assert again.label_voxels["thing"] == first.label_voxels["thing"] - 1
     check(folder)
@@ -362,13 +362,13 @@ def test_files_that_were_good_are_not_read_again(folder: Path, tmp_path: Path, m
 
 def test_damage_after_the_first_check_is_found(folder: Path, tmp_path: Path) -> None:
     record = tmp_path / "checked.json"
-    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    check(folder, record=record)
     array = noise()
     array.flat[0] = np.nan
     volume(folder / "t.nii.gz", array)
     for _ in range(2):  # nor is what is bad remembered as good
         with pytest.raises(InputError, match=r"t\.nii\.gz: found 1 voxel"):
-            check_data(load_datalist(folder), 3, 1, record, progress=False)
+            check(folder, record=record)
 
 
 def test_what_was_good_before_an_error_is_kept(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,18 +378,18 @@ def test_what_was_good_before_an_error_is_kept(folder: Path, tmp_path: Path, mon
     seen = reads(monkeypatch)
     for wanted in (5, 6):
         with pytest.raises(InputError, match=r"v_label.*\[9\.0\]"):
-            check_data(load_datalist(folder), 3, 1, record, progress=False)
+            check(folder, record=record)
         assert len(seen) == wanted
 
 
 def test_values_that_the_datalist_no_longer_names_are_found(folder: Path, tmp_path: Path) -> None:
     record = tmp_path / "checked.json"
-    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    check(folder, record=record)
     content = json.loads((folder / "datalist.json").read_text())
     content["labels"] = {"0": "background", "1": "thing"}
     (folder / "datalist.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"s_label.*\[7\.0\]"):
-        check_data(load_datalist(folder), 3, 1, record, progress=False)
+        check(folder, record=record)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 1, "files": {"a": 3}}'])
@@ -399,8 +399,8 @@ def test_a_record_that_cannot_be_read_is_made_anew(
     record, seen = tmp_path / "checked.json", reads(monkeypatch)
     record.write_text(content)
     with pytest.warns(UserWarning, match=r"checked\.json: cannot be read"):
-        check_data(load_datalist(folder), 3, 1, record, progress=False)
-    check_data(load_datalist(folder), 3, 1, record, progress=False)
+        check(folder, record=record)
+    check(folder, record=record)
     assert len(seen) == 5
 
 
@@ -408,9 +408,9 @@ def test_a_record_of_another_format_counts_for_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record, seen = tmp_path / "checked.json", reads(monkeypatch)
-    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    check(folder, record=record)
     record.write_text(record.read_text().replace('"format": 1', '"format": 0'))
-    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    check(folder, record=record)
     assert len(seen) == 10
 
 
@@ -422,13 +422,13 @@ def test_each_rank_reads_its_share_and_uses_all_records(
     for rank, wanted in ((0, ["s.nii.gz", "s_label.nii.gz", "v.nii.gz", "v_label.nii.gz"]), (1, ["t.nii.gz"])):
         monkeypatch.setattr("ignite.distributed.get_rank", lambda rank=rank: rank)
         del seen[:]
-        summary = check_data(load_datalist(folder), 3, 1, record, progress=False)
+        summary = check(folder, record=record)
         assert seen == wanted
         assert summary.images == 2 - rank
     assert sorted(path.name for path in tmp_path.glob("checked*")) == ["checked-1.json", "checked.json"]
     monkeypatch.undo()
     seen = reads(monkeypatch)
-    assert check_data(load_datalist(folder), 3, 1, record, progress=False).images == 3
+    assert check(folder, record=record).images == 3
     assert not seen
 
 
@@ -442,6 +442,6 @@ def test_a_long_check_writes_on_the_way(folder: Path, tmp_path: Path, monkeypatc
         return read_image(path)
 
     monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
-    check_data(load_datalist(folder), 3, 1, record, progress=False)
+    check(folder, record=record)
     assert 0 < max(kept) < 5
     assert len(json.loads(record.read_text())["files"]) == 5
