@@ -29,7 +29,7 @@ class MaskedConsistency(OnHost):
         base: the host below; DACS by default.
         mask_ratio: share of the blocks that is hidden, in ``[0, 1]``.
         block_share: edge of a block as a share of the image's longest axis, the same number of voxels along every axis
-            (the whole of a shorter one); the paper's 64 pixels of a crop of 512.
+            (the whole of a shorter one); a sixteenth are the published 64 pixels of crops of 1024 and 32 of crops of 512.
         block_size: edge of a block in voxels instead, one number or one for each axis.
         masked_weight: factor of the masked term, at least 0.
         fill: what hidden voxels hold: ``"mean"`` the mean of each image and channel, which is what the paper's 0 means
@@ -41,7 +41,7 @@ class MaskedConsistency(OnHost):
 
     base: Host = field(default_factory=DACS)
     mask_ratio: float = 0.7
-    block_share: float = 0.125
+    block_share: float = 0.0625
     block_size: int | Sequence[int] | None = None
     masked_weight: float = 1.0
     fill: float | str = "mean"

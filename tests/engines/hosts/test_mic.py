@@ -17,8 +17,10 @@ from tests.engines.hosts.builders import blank, example
 def test_the_papers_numbers_are_the_defaults():
     host = MaskedConsistency()
     assert (host.mask_ratio, host.masked_weight) == (0.7, 1.0)
-    assert host._blocks((512, 512)) == [64, 64]
-    assert host._blocks((96, 64, 6)) == [12, 12, 6]
+    # The published code: 64 for HRDA's crops of 1024, 32 for crops of half the resolution.
+    assert host._blocks((1024, 1024)) == [64, 64]
+    assert host._blocks((512, 512)) == [32, 32]
+    assert host._blocks((96, 64, 5)) == [6, 6, 5]
     assert host._blocks((4, 4)) == [1, 1]
 
 
