@@ -4,12 +4,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dacal_med.engines.hosts import DACS, MaskedConsistency, SourceOnly
+from dacal_med.engines.hosts.strong import gaussian_blur
 from dacal_med.errors import InputError
 from tests.engines.hosts.builders import blank, example
 
@@ -75,9 +78,50 @@ def test_a_block_that_does_not_fit_is_refused_in_the_first_iteration():
         ({"block_share": 0.0}, "block_share=0.0"),
         ({"masked_weight": -1.0}, "masked_weight=-1.0"),
         ({"fill": "black"}, "host#fill: found 'black', wanted 'mean' or a number"),
+        ({"fill": None}, "host#fill: found None, wanted 'mean' or a number"),
         ({"base": "dacs"}, "host#base: found str"),
+        ({"block_size": 0.5}, "host#block_size: found 0.5, wanted a whole number of voxels"),
+        ({"block_size": [2.5, 2.5]}, r"host#block_size: found \[2.5, 2.5\]"),
+        ({"block_size": "8"}, "host#block_size: found '8'"),
+        ({"masked_appearance": 0.2}, "host#masked_appearance: found 0.2, wanted options or null"),
+        ({"masked_appearance": {"strength": 0.2}}, "host#masked_appearance: does not take these options"),
+        ({"masked_appearance": {"jitter_strength": 2.0}}, "wanted three numbers"),
     ],
 )
 def test_settings_out_of_range_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         MaskedConsistency(**options)
+
+
+def test_half_of_the_weight_may_go_to_masked_source_images_with_their_labels():
+    batch, mask, soft, hard = example()
+    host = MaskedConsistency(SourceOnly(), mask_ratio=1.0, fill=9.0, masked_weight=0.8, masked_source=True)
+    _, target, source = host.terms(batch, mask, soft, hard)
+    assert [(t.name, t.truth, t.weight) for t in (target, source)] == [
+        ("masked", False, 0.4),
+        ("masked_source", True, 0.4),
+    ]
+    assert source.batch.image.eq(9.0).all()
+    assert source.batch.targets is batch.source.targets
+    assert source.batch.weights is batch.source.weights
+
+
+def test_the_appearance_changes_before_blocks_are_hidden():
+    domains, _ = blank((16, 16))
+    domains = replace(domains, target_image=torch.rand(2, 1, 16, 16), seeds=(3, 4))
+    _, pseudo = blank((16, 16))
+    blur = {"blur_probability": 1.0, "blur_sigma": (1.0, 1.0)}
+    options = {"fill": -1.0, "block_size": 4}
+    empty = torch.zeros_like(domains.source_labels).bool()
+
+    def masked(**appearance):
+        host = MaskedConsistency(masked_appearance=appearance or None, **options)
+        return host.terms(domains, empty, pseudo, pseudo)[-1].batch.image
+
+    plain, blurred = masked(), masked(**blur)
+    hidden = plain == -1.0
+    assert torch.equal(hidden, blurred == -1.0)
+    wanted = torch.stack([gaussian_blur(image, 1.0) for image in domains.target_image])
+    assert torch.equal(blurred, torch.where(hidden, -1.0, wanted))
+    with pytest.raises(InputError, match=r"jitter_strength: found 0\.2 for images of 1 channel"):
+        MaskedConsistency(masked_appearance={"jitter_strength": 0.2}).terms(domains, None, None, None)

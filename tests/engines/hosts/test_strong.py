@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +110,27 @@ def test_volumes_may_be_blurred_but_not_jittered(dims):
 def test_wrong_numbers_are_named(options):
     with pytest.raises(InputError, match="wanted three numbers"):
         make_host("dacs", **options)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        make_host("dacs", complement="same", jitter_strength=0.2, blur_probability=0.5),
+        make_host("mic", masked_appearance={"jitter_strength": 0.2, "blur_probability": 0.5}, masked_source=True),
+    ],
+)
+def test_micro_batches_draw_what_the_large_batch_does(host):
+    domains, mask, pseudo = batch()
+    domains = replace(domains, seeds=(5, 6))
+    whole = host.terms(domains, mask, pseudo, pseudo)
+    parts = [
+        host.terms(part, mask[i : i + 1], labels, labels)
+        for i, (part, labels) in enumerate(zip(domains.in_parts(2), pseudo.in_parts(2), strict=True))
+    ]
+    for term, first, second in zip(whole, *parts, strict=True):
+        assert torch.equal(term.batch.image, torch.cat([first.batch.image, second.batch.image])), term.name
+
+
+def test_what_pastes_must_be_an_object():
+    with pytest.raises(InputError, match="host#mask_generator: found 'BoxMask', wanted an object"):
+        make_host("dacs", mask_generator="BoxMask")
