@@ -64,6 +64,14 @@ class RareClassSampling:
         class_names: Sequence[str] | None = None,
         counts: Sequence[Sequence[int]] | np.ndarray | None = None,
     ) -> None:
+        numbers = (temperature, min_voxels, min_crop_ratio, tries)
+        if any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise InputError(
+                f"source_sampling: found temperature={temperature!r}, min_voxels={min_voxels!r}, "
+                f"min_crop_ratio={min_crop_ratio!r}, tries={tries!r}; wanted numbers"
+            )
+        if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+            raise InputError(f"source_sampling#classes: found {classes!r}, wanted a list of names or indices")
         if not temperature > 0.0 or min_voxels < 0 or not min_crop_ratio >= 0.0 or tries < 0:
             raise InputError(
                 f"source_sampling: found temperature={temperature}, min_voxels={min_voxels}, "
@@ -132,7 +140,7 @@ def class_counts(data: LabelledDataset, num_classes: int) -> np.ndarray:
 def _index(wanted: int | str, names: Sequence[str], num_classes: int) -> int:
     if isinstance(wanted, str) and wanted in names:
         return list(names).index(wanted)
-    if isinstance(wanted, str) or not 0 <= wanted < num_classes:
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted < num_classes:
         raise InputError(
             f"source_sampling#classes: found {wanted!r}, wanted one of {list(names)} or 0 to {num_classes - 1}"
         )

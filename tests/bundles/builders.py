@@ -117,6 +117,8 @@ FIRST = BUNDLES["dacal_ct2mr"]
 BUNDLE, CONFIGS, TINY, QUICK = FIRST.folder, FIRST.configs, FIRST.tiny, FIRST.quick
 # The same in every bundle, byte by byte.
 PUBLISHED = ("published.json", "published_hrda.json", "published_mic.json", "published_inference.json")
+# The same in every medical bundle, but for the size of HRDA's crops.
+HOST_OVERLAYS = ("mic.json", "daformer.json", "hrda.json")
 SHARED = ("evaluate.json", "hard_labels.json", "source_only.json", "multi_gpu_train.json", "logging.conf")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -16,13 +17,15 @@ import onnxruntime
 import pytest
 import torch
 from monai.bundle import ConfigWorkflow, ckpt_export, onnx_export, verify_metadata, verify_net_in_out
+from monai.networks.nets import UNet
 
 import dacal_med
+from dacal_med.bundle import check_overrides
 from dacal_med.data.images import read_header, read_image
 from dacal_med.data.phantom_kinds import KINDS
 from dacal_med.handlers import load_weights
 from dacal_med.preparation import find_recipe
-from tests.bundles.builders import BUNDLES, FIRST, PUBLISHED, SHARED, TINY_MIT, command, configs
+from tests.bundles.builders import BUNDLES, FIRST, HOST_OVERLAYS, PUBLISHED, SHARED, TINY_MIT, command, configs
 from tests.conftest import ROOT
 
 MAX_CHANGED_LINES = 19
@@ -252,6 +255,11 @@ def test_readme_says_what_the_bundle_owes(name):
             assert find_recipe(recipe).name == recipe
 
 
+# Sizes of images; MIC hides other images where the target has no artefacts at its edges.
+OWN_PUBLISHED = {
+    "published.json": {'"source_long_edge":', '"target_long_edge":'},
+    "published_mic.json": {'"host#masked_source":', '"labeller#ignore_top":', '"labeller#ignore_bottom":'},
+}
 STREETS = [bundle for bundle in BUNDLES.values() if bundle.streets]
 
 
@@ -260,7 +268,64 @@ def test_the_published_protocol_differs_in_the_sizes_of_the_images_alone(bundle)
     for name in PUBLISHED:
         files = [(b.configs / name).read_text().splitlines() for b in (STREETS[0], bundle)]
         changed = [line.split()[1] for line in difflib.ndiff(*files) if line.startswith("+ ")]
-        assert set(changed) <= ({'"source_long_edge":', '"target_long_edge":'} if name == "published.json" else set())
+        assert set(changed) <= OWN_PUBLISHED.get(name, set())
+
+
+MEDICAL = [bundle for bundle in BUNDLES.values() if not bundle.streets]
+
+
+@pytest.mark.parametrize("bundle", MEDICAL, ids=lambda bundle: bundle.name)
+def test_the_hosts_overlays_are_the_same_but_for_the_crop(bundle):
+    for name in HOST_OVERLAYS:
+        files = [(b.configs / name).read_text().splitlines() for b in (FIRST, bundle)]
+        changed = {line.split()[1] for line in difflib.ndiff(*files) if line.startswith("+ ")}
+        assert changed <= ({'"roi_size":'} if name == "hrda.json" else set())
+    network = bundle.load("hrda")["network_def"]["network"]
+    assert network == bundle.load("train")["network_def"] == bundle.load("daformer")["host#frozen"]
+    roi = bundle.load("hrda")["roi_size"]
+    assert len(roi) == bundle.spatial_dims and all(edge % 16 == 0 for edge in roi)
+
+
+@pytest.mark.parametrize("name", ["dacal_ct2mr", "dacal_fundus"])
+def test_mic_on_hrda_on_daformer_trains_in_volumes_and_pictures(name, phantom_of, tmp_path, monkeypatch):
+    """The last command of docs/hosts.md, but for sizes: every part takes part in the loss."""
+    bundle = BUNDLES[name]
+    own = {"channels": [4, 8], "strides": [2], "num_res_units": 1}
+    frozen = UNet(bundle.spatial_dims, bundle.in_channels, len(bundle.classes), **own)
+    torch.save(frozen.state_dict(), tmp_path / "pretrained.pt")
+    options = {
+        **{f"network_def#network#{key}": value for key, value in own.items()},
+        **{f"host#frozen#{key}": value for key, value in own.items()},
+        **{"host#base": "daformer", "host#layer": "model.0", "host#frozen_layer": "model.0"},
+        **{"pretrained": str(tmp_path / "pretrained.pt"), "train#dataset#source_sampling#min_voxels": 1},
+        **{"roi_size": [16] * bundle.spatial_dims, "labeller#threshold": 0.01, "meta#every": 1, "num_workers": 0},
+        **{"epoch_length": 2, "warmup_epochs": 1, "max_epochs": 2, "dataset_dir": phantom_of(bundle)},
+        **{"output_dir": str(tmp_path), "model_file": str(tmp_path / "model.pt")},
+    }
+    monkeypatch.chdir(ROOT)
+    overlays = ("hrda", "daformer", "mic")
+    workflow = ConfigWorkflow(
+        config_file=configs("train", *overlays, bundle=bundle),
+        meta_file=str(bundle.configs / "metadata.json"),
+        workflow_type="train",
+        bundle_root=str(bundle.folder),
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    trainer = workflow.parser.get_parsed_content("train#trainer")
+    assert set(trainer.state.losses) == {"source", "feature_distance", "mix", "complement", "masked"}
+    assert trainer.state.meta["gradient_norm"] > 0
+    assert trainer.data_loader.dataset.source_sampling.min_crop_voxels == 0.5
+
+
+def test_the_commands_of_the_hosts_page_name_what_exists(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    (block,) = re.findall(r"```bash\n(.*?)```", (ROOT / "docs" / "hosts.md").read_text(), re.DOTALL)
+    commands = [shlex.split(line) for line in block.strip().splitlines()]
+    assert len(commands) == 5
+    for words in commands:
+        check_overrides(words[3:])
 
 
 # What makes the published protocol small: three iterations on crops of the generated streets.

@@ -25,6 +25,7 @@ from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.engines.weights import load_safely
 from dacal_med.engines.whole_batch import over_batch
 from dacal_med.errors import InputError
+from dacal_med.site.networks.multi_resolution import MultiResolution
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class FeatureDistance:
     classes: Sequence[int]
     weight: float
     min_share: float
-    root: str = ""
+    root: str | None = None
     frozen_layer: str = ""
     name: str = "feature_distance"
     sums_over_batch: ClassVar[bool] = True
@@ -53,7 +54,8 @@ class FeatureDistance:
         Raises:
             InputError: if a layer does not exist, or the features do not have one shape.
         """
-        root = _submodule(network, self.root, "root")
+        inside = "network" if isinstance(network, MultiResolution) else ""
+        root = _submodule(network, inside if self.root is None else self.root, "root")
         with (
             _calls_of(root) as images,
             _calls_of(_submodule(root, self.layer, "layer")) as features,
@@ -63,7 +65,15 @@ class FeatureDistance:
 
     def _loss(self, image: Tensor, output: Any) -> Tensor:
         with torch.no_grad(), _calls_of(_submodule(self.frozen, self.frozen_layer, "frozen_layer")) as calls:
-            self.frozen(image)
+            try:
+                self.frozen(image)
+            except torch.OutOfMemoryError:
+                raise
+            except (RuntimeError, ValueError, IndexError) as error:
+                raise InputError(
+                    f"host#frozen: {type(self.frozen).__name__} does not take images of shape {tuple(image.shape)} "
+                    f"(B, channels, *spatial), wanted an encoder of the same axes and channels: {str(error)[:200]}"
+                ) from error
         features, reference = _features(output, "layer"), _features(_first(calls, "frozen_layer")[1], "frozen_layer")
         if features.shape != reference.shape or features.dim() != image.dim():
             raise InputError(
@@ -92,8 +102,8 @@ class DAFormer(OnHost):
         checkpoint: file with the weights of ``frozen``, read with ``weights_only=True``; ``None`` takes it as it is.
         feature_weight: factor of the distance, at least 0.
         min_share: share of a cell that the class must fill, in ``(0.5, 1]``.
-        root: dotted name of the student's part that takes the image, ``""`` for all of it; ``"network"`` under HRDA,
-            whose context image both encoders then see.
+        root: dotted name of the student's part that takes the image, ``""`` for all of it; ``None`` is all of it too,
+            or what is inside HRDA, whose context image both encoders then see.
         frozen_layer: dotted name of the layer of ``frozen`` with the features, ``""`` for its output.
 
     Raises:
@@ -108,7 +118,7 @@ class DAFormer(OnHost):
     checkpoint: str | None = None
     feature_weight: float = 0.005
     min_share: float = 0.75
-    root: str = ""
+    root: str | None = None
     frozen_layer: str = ""
 
     def __post_init__(self) -> None:

@@ -32,7 +32,7 @@ class MaskedConsistency(OnHost):
         base: the host below; DACS by default.
         mask_ratio: share of the blocks that is hidden, in ``[0, 1]``.
         block_share: edge of a block as a share of the image's longest axis, the same number of voxels along every axis
-            (the whole of a shorter one); a sixteenth are the published 64 pixels of crops of 1024 and 32 of crops of 512.
+            (the whole of a shorter one); a sixteenth is what the published runs have, 64 pixels of crops of 1024.
         block_size: edge of a block in voxels instead, one number or one for each axis.
         masked_weight: factor of the masked term, at least 0.
         masked_appearance: options of :class:`StrongAppearance`, the colour jitter and blur of the image before its
@@ -69,8 +69,8 @@ class MaskedConsistency(OnHost):
         sizes = [self.block_size] if isinstance(self.block_size, int) else self.block_size
         if sizes is not None and not (_listed(sizes) and all(_whole(size) for size in sizes)):
             raise InputError(
-                f"host#block_size: found {self.block_size!r}, wanted a whole number of voxels, one for each axis of the "
-                f"images, or null"
+                f"host#block_size: found {self.block_size!r}, wanted a whole number of voxels, one for each axis, or "
+                f"null"
             )
         if not isinstance(self.masked_appearance, Mapping | None):
             raise InputError(f"host#masked_appearance: found {self.masked_appearance!r}, wanted options or null")

@@ -101,10 +101,12 @@ def test_layers_inside_the_frozen_network_and_lists_of_features():
 def test_under_hrda_both_encoders_see_the_context():
     batch = scene()
     student, frozen = HRDA(Student().double(), 3, 1, 2).double(), encoder()
-    found = losses_of(student, DAFormer(frozen, "encoder", [2], root="network"), batch)["feature_distance"]
+    found = losses_of(student, DAFormer(frozen, "encoder", [2]), batch)["feature_distance"]
     context = nn.functional.avg_pool2d(batch.source.image, 2)
     difference = (student.network.encoder(context) - frozen(context))[:, :, :1, :1]
     torch.testing.assert_close(found.double(), 0.005 * difference.square().sum(1).sqrt().mean(), rtol=1e-5, atol=0.0)
+    named = losses_of(student, DAFormer(frozen, "encoder", [2], root="network"), batch)["feature_distance"]
+    assert torch.equal(named, found)
 
 
 def test_weights_are_read_from_a_file(tmp_path):
@@ -149,6 +151,8 @@ def test_settings_that_do_not_fit_are_refused(options, message):
         ({"layer": "encodr"}, r"host#layer: Student has no 'encodr'; it has \['encoder', 'head'\]"),
         ({"root": "network"}, "host#root: Student has no 'network'"),
         ({"frozen_layer": "7"}, "host#frozen_layer: Sequential has no '7'"),
+        ({"frozen": nn.Conv3d(1, 4, 2)}, r"host#frozen: Conv3d does not take images of shape \(2, 1, 8, 8\)"),
+        ({"frozen": nn.Conv2d(3, 4, 2).double()}, "host#frozen: Conv2d does not take images"),
         ({"frozen": encoder(channels=5)}, r"\(2, 4, 4, 4\), those of the frozen encoder \(2, 5, 4, 4\)"),
     ],
 )

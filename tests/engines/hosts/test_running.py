@@ -26,12 +26,10 @@ TERMS = {
 LAYER = "model.0"  # of the tiny network, at half resolution
 
 
-def make(name, dims, root=""):
+def make(name, dims):
     if name != "daformer":
         return make_host(name)
-    return make_host(
-        name, frozen=tiny_network(dims, seed=9), layer=LAYER, frozen_layer=LAYER, thing_classes=[1, 2], root=root
-    )
+    return make_host(name, frozen=tiny_network(dims, seed=9), layer=LAYER, frozen_layer=LAYER, thing_classes=[1, 2])
 
 
 def hrda(dims):
@@ -39,7 +37,7 @@ def hrda(dims):
 
 
 def stacked(dims):
-    return make_host("mic", base=make("daformer", dims, root="network"), complement="same")
+    return make_host("mic", base=make("daformer", dims), complement="same")
 
 
 def run(**options):
