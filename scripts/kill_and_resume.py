@@ -4,15 +4,20 @@
 
     python -m scripts.kill_and_resume [--kills 20] [--seed 0] [--out kill_and_resume.md]
 
-The run is a real one with a tiny network: warm-up, self-training, meta-steps, evaluation before and after, TensorBoard,
-checkpoints at every epoch (2 iterations), and a last one. Each of its processes is forked from this one, so that a kill
-can hit all of it but the imports. First every kill has a run of its own, killed once at a moment drawn uniformly from
-the uninterrupted run's duration; then one run is killed as often, and resumed each time.
+The run is a real one with a tiny network: warm-up, settling, self-training, meta-steps, feedback, evaluation before and
+after, TensorBoard, checkpoints at every epoch (2 iterations), and a last one. Data are in memory and loaded in the
+process itself. Each process is forked from this one, so that a kill can hit all of it but the imports.
 
-Compared bit by bit: weights of student, teacher and temperature network, both optimizers, the scheduler, the counters,
-the reliability tables (all in the last checkpoint), the deployed weights, metrics.json (but for seconds and memory),
-cases.csv, and the order of the data: a hash of each iteration's batch, which two processes that do the same iteration
-must also agree on. Linux or macOS, CPU.
+First every kill has a run of its own: an iteration is drawn uniformly, and a moment uniformly from the time that it takes
+with what follows it, so that training is hit everywhere, not only the evaluation, which takes longest. Every fourth
+kill waits instead until a checkpoint is half written. Then one run is killed as often, each time up to three iterations
+after the one before, and resumed, so that it advances from kill to kill.
+
+Compared bit by bit: weights of student, teacher and temperature network with its centre, both optimizers, the scheduler,
+the counters,
+the reliability tables (all in the last checkpoint), the deployed weights, metrics.json (but for seconds and memory), cases.csv,
+and the order of the data: a hash of each iteration's batch, which two processes that do the same iteration must also
+agree on. Linux or macOS, CPU.
 """
 
 from __future__ import annotations
@@ -27,21 +32,26 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from ignite.engine import Events
 
+from dacal_med.comparison.facts import current_commit, describe_machine
 from dacal_med.engines import AdaptationTrainer, CalibrationEvaluator
+from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.weights import load_safely
 from dacal_med.handlers import AdaptationReport, EvaluationReport, ResumableCheckpoint
 from dacal_med.reporting.files import write_bytes
 from scripts.synthetic import boxes, make_trainer, unet
 
-SIZE, CLASSES, EPOCHS, EPOCH_LENGTH = (16, 16), 3, 10, 2
+SIZE, CLASSES, EPOCHS, EPOCH_LENGTH = (16, 16), 3, 20, 2
+ITERATIONS = EPOCHS * EPOCH_LENGTH
+POLL = 0.002  # seconds
+DIGEST = 2 * hashlib.sha256().digest_size
 VARYING = ("seconds", "peak_memory_mib")
 
 
@@ -78,8 +88,9 @@ def train(folder: Path) -> None:
         warmup_epochs=3,
         epoch_length=EPOCH_LENGTH,
         every=2,
+        options={"settle_epochs": 2, "feedback": TemperatureFeedback(boxes(4, SIZE, CLASSES, 1.0, 5))},
     )
-    schedule = torch.optim.lr_scheduler.PolynomialLR(trainer.optimizer, EPOCHS * EPOCH_LENGTH, power=0.9)
+    schedule = torch.optim.lr_scheduler.PolynomialLR(trainer.optimizer, ITERATIONS, power=0.9)
     trainer.add_event_handler(Events.ITERATION_STARTED, _log_data, (folder / "data.txt").open("a"))
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: schedule.step())
     evaluator = CalibrationEvaluator("cpu", boxes(2, SIZE, CLASSES, -1.0, 9), trainer.network, ["none", "one", "two"])
@@ -125,17 +136,47 @@ def finish(folder: Path) -> float:
     return time.monotonic() - begun
 
 
-def kill(folder: Path, after: float) -> Kill:
-    """Train in ``folder``, kill the process after a time, and say what it left."""
+def begun(folder: Path) -> int:
+    """Return the last iteration that was begun in a run, 0 for none."""
+    return max(data_order(folder), default=0)
+
+
+def half_written(folder: Path) -> int:
+    """Return the number of temporary files among a run's checkpoints."""
+    return len(list((folder / "checkpoints").glob(".*.tmp")))
+
+
+def kill(folder: Path, iteration: int, delay: float | None) -> Kill:
+    """Train in ``folder``, kill the process, and say what it left.
+
+    Args:
+        folder: of the run.
+        iteration: that must have been begun in the run.
+        delay: seconds from then to the kill; ``None`` waits until a checkpoint is half written.
+    """
+    left = set((folder / "checkpoints").glob(".*.tmp"))
+    started = time.monotonic()
     process = start(folder)
-    time.sleep(after)
-    os.kill(process, signal.SIGKILL)
-    os.waitpid(process, 0)
-    checkpoints = folder / "checkpoints"
-    saved = [int(path.stem.split("=")[1]) for path in checkpoints.glob("checkpoint_iteration=*.pt")]
-    return Kill(
-        after, max(data_order(folder), default=0), len(list(checkpoints.glob(".*.tmp"))), max(saved, default=0), None
-    )
+
+    def wait(until: Callable[[], bool]) -> bool:
+        """Return whether the process ended first."""
+        while not until():
+            if os.waitpid(process, os.WNOHANG)[0]:
+                return True
+            time.sleep(POLL)
+        return False
+
+    ended = wait(lambda: begun(folder) >= iteration)
+    if not ended and delay is None:
+        ended = wait(lambda: bool(set((folder / "checkpoints").glob(".*.tmp")) - left))
+    elif not ended and delay is not None:
+        time.sleep(delay)
+    after = time.monotonic() - started
+    if not ended:
+        os.kill(process, signal.SIGKILL)
+        os.waitpid(process, 0)
+    saved = [int(path.stem.split("=")[1]) for path in (folder / "checkpoints").glob("checkpoint_iteration=*.pt")]
+    return Kill(after, begun(folder), half_written(folder), max(saved, default=0), None)
 
 
 def data_order(folder: Path) -> dict[int, str]:
@@ -143,7 +184,9 @@ def data_order(folder: Path) -> dict[int, str]:
     hashes: dict[int, str] = {}
     path = folder / "data.txt"
     for line in path.read_text().splitlines() if path.is_file() else []:
-        number, digest = line.split()
+        number, _, digest = line.partition(" ")
+        if len(digest) != DIGEST:
+            continue  # a kill, or a look at the file, came while it was written
         if hashes.setdefault(int(number), digest) != digest:
             raise RuntimeError(f"{folder}: iteration {number} saw other data when it was repeated")
     return hashes
@@ -151,7 +194,7 @@ def data_order(folder: Path) -> dict[int, str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Return everything that must be equal at the end of a run."""
-    last = folder / "checkpoints" / f"checkpoint_iteration={EPOCHS * EPOCH_LENGTH}.pt"
+    last = folder / "checkpoints" / f"checkpoint_iteration={ITERATIONS}.pt"
     state = load_safely(last, "checkpoint")
     state["report"].pop("seconds")
     metrics = json.loads((folder / "metrics.json").read_text())
@@ -182,14 +225,17 @@ def experiment(folder: Path, kills: int, seed: int) -> tuple[float, list[Kill], 
     rng = random.Random(seed)
     seconds = finish(folder / "whole")
     expected = outcome(folder / "whole")
+    each = seconds / ITERATIONS
     once = []
     for number in range(kills):
         run = folder / f"once_{number}"
-        found = kill(run, rng.uniform(0.0, seconds))
+        found = kill(run, rng.randint(1, ITERATIONS), None if number % 4 == 3 else rng.uniform(0.0, each))
         finish(run)
-        identical = same(outcome(run), expected)
-        once.append(Kill(found.after, found.iterations, found.half_written, found.resumed_from, identical))
-    chain = [kill(folder / "chain", rng.uniform(0.0, seconds / 3)) for _ in range(kills)]
+        once.append(replace(found, identical=same(outcome(run), expected)))
+    chain: list[Kill] = []
+    for _ in range(kills):
+        last = chain[-1].iterations if chain else 0
+        chain.append(kill(folder / "chain", min(last + rng.randint(1, 3), ITERATIONS), rng.uniform(0.0, each)))
     finish(folder / "chain")
     return seconds, once, chain, same(outcome(folder / "chain"), expected)
 
@@ -201,8 +247,8 @@ def report(seconds: float, once: list[Kill], chain: list[Kill], identical: bool)
         "# Killed and resumed",
         "",
         f"`python -m scripts.kill_and_resume --kills {len(once)}`; its docstring says what is run and compared. The",
-        f"uninterrupted run of {EPOCHS * EPOCH_LENGTH} iterations takes {seconds:.1f} s.",
-        f"PyTorch {torch.__version__}, CPU, one thread, deterministic algorithms.",
+        f"uninterrupted run of {ITERATIONS} iterations takes {seconds:.1f} s.",
+        f"{describe_machine('cpu')}; one thread, deterministic algorithms. Commit {current_commit()}.",
         "",
         f"**{good} of {len(once)}** runs that were killed once end bit for bit like the uninterrupted run.",
         f"One run that was killed {len(chain)} times ends {'bit for bit like it' if identical else 'DIFFERENTLY'}.",

@@ -67,7 +67,9 @@ def make_trainer(
     device: str = "cpu",
     options: Mapping[str, Any] | None = None,
 ) -> AdaptationTrainer:
-    """A trainer with the bundles' defaults: soft labels on both mixes, learned temperature, AdamW.
+    """A trainer with the bundles' defaults, but for settling and feedback, which ``options`` may add.
+
+    That is: soft labels on both mixes, learned temperature, AdamW.
 
     Args:
         network: the student.

@@ -34,7 +34,7 @@ def describe_run(datalist: Datalist, seeds: Sequence[int]) -> dict[str, str]:
         + (f", {torch.cuda.get_device_name(0)}" if torch.cuda.is_available() else ", no GPU"),
         "Date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
     }
-    commit = _commit()
+    commit = current_commit()
     return {**facts, "Commit": commit} if commit else facts
 
 
@@ -52,7 +52,7 @@ def describe_machine(device: torch.device | str = "cpu") -> str:
     return ", ".join(parts)
 
 
-def _commit() -> str:
+def current_commit() -> str:
     """Return the commit of the checkout that this package runs from, empty for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

@@ -27,9 +27,10 @@ def test_sameness_is_bit_by_bit():
 
 
 def test_repeated_iterations_must_see_the_same_data(tmp_path):
-    (tmp_path / "data.txt").write_text("1 a\n2 b\n2 b\n")
-    assert data_order(tmp_path) == {1: "a", 2: "b"}
-    (tmp_path / "data.txt").write_text("1 a\n1 b\n")
+    a, b = "a" * 64, "b" * 64
+    (tmp_path / "data.txt").write_text(f"1 {a}\n2 {b}\n2 {b}\n3 {b[:9]}")
+    assert data_order(tmp_path) == {1: a, 2: b}
+    (tmp_path / "data.txt").write_text(f"1 {a}\n1 {b}\n")
     with pytest.raises(RuntimeError, match="iteration 1 saw other data"):
         data_order(tmp_path)
 
