@@ -29,7 +29,7 @@ from monai.data import Dataset as MonaiDataset
 from monai.transforms import Compose
 
 from dacal_med.core.tensors import plain
-from dacal_med.data.datalist import Datalist
+from dacal_med.data.datalist import PATIENT, Datalist
 from dacal_med.data.fingerprint import describe, file_state
 from dacal_med.data.images import read_header
 from dacal_med.errors import InputError
@@ -121,16 +121,18 @@ def make_dataset(data: Sequence[Mapping[str, Any]], transform: Compose, caching:
     """The data set of some entries, as a configuration calls for it: see :class:`Caching`.
 
     Args:
-        data: entries with the paths of files.
+        data: entries with the paths of files; their ``"patient"`` is left out.
         transform: from an entry to an item, without any chance.
         caching: how decoded images are kept.
     """
     kind, share = caching.chosen
+    # Only some entries may have a patient, and batches want the same keys; nor do decoded images depend on it.
+    entries = [{key: value for key, value in entry.items() if key != PATIENT} for entry in data]
     if kind == "disk":
-        return DiskDataset(list(data), transform, caching.folder)
+        return DiskDataset(entries, transform, caching.folder)
     if kind == "none":
-        return MonaiDataset(list(data), transform)
-    return CacheDataset(list(data), transform, cache_rate=share, progress=False)
+        return MonaiDataset(entries, transform)
+    return CacheDataset(entries, transform, cache_rate=share, progress=False)
 
 
 class DiskDataset(PersistentDataset):

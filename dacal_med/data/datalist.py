@@ -25,6 +25,7 @@ from dacal_med.site.volumes import LARGEST_MM, SMALLEST_MM
 
 FILE_NAME = "datalist.json"
 GROUP = "group"
+PATIENT = "patient"
 IGNORE_NAMES = frozenset({"ignore", "void", "unlabeled", "unlabelled"})
 _REQUIRED_KEYS = ("labels", "source", "target_train")
 _KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
@@ -44,8 +45,9 @@ class Datalist:
         class_names: one name per network channel.
         label_values: the value in the label files for each channel.
         ignore_values: values in the label files that count for nothing.
-        source: labelled entries ``{"image", "label"}``, with ``"group"`` where the file gives one.
-        target_train: entries ``{"image"}``, and ``"group"``; a label given in the file is dropped, so that nothing can
+        source: labelled entries ``{"image", "label"}``, with ``"group"`` and ``"patient"`` where the file gives them.
+            No patient of ``target_val`` is in another list.
+        target_train: entries ``{"image"}``, and the same; a label given in the file is dropped, so that nothing can
             learn from it.
         target_val: labelled entries for evaluation alone, as in ``source``; may be empty. Scores are also reported by
             ``"group"``: the scanner, site or condition of an image.
@@ -114,7 +116,7 @@ def load_datalist(dataset_dir: str | Path) -> Datalist:
 
     Raises:
         InputError: the file is missing or malformed, a key is missing or wrong, an image or label file does not exist,
-            or an image used for evaluation is also used for training.
+            or an image or patient used for evaluation is also used for training.
     """
     given = Path(dataset_dir).expanduser()
     path = given if given.suffix == ".json" else given / FILE_NAME
@@ -247,15 +249,10 @@ def _entries(
             entry[part], there = _place(root, name)
             if not there:
                 absent.append(f"{_shown(entry[part])} ('{key}'[{number}], {part})")
-        for name in item:
-            if GROUP not in item and difflib.get_close_matches(name, [GROUP], cutoff=0.8):
-                raise InputError(f"{path}: '{key}'[{number}] has the key {_shown(name)}; did you mean '{GROUP}'?")
-        if GROUP in item:
-            if not isinstance(item[GROUP], str) or not item[GROUP].strip():
-                raise InputError(
-                    f"{path}: '{key}'[{number}] has the group {_shown(item[GROUP])}; wanted a non-empty name."
-                )
-            entry[GROUP] = item[GROUP].strip()
+        for part in (GROUP, PATIENT):
+            given = _optional_name(item, part, f"{path}: '{key}'[{number}]")
+            if given is not None:
+                entry[part] = given
         entries.append(entry)
     with_group = [number for number, entry in enumerate(entries) if GROUP in entry]
     if with_group and len(with_group) < len(entries):
@@ -268,6 +265,19 @@ def _entries(
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
     return tuple(entries)
+
+
+def _optional_name(item: Mapping[str, Any], part: str, where: str) -> str | None:
+    """The group or patient of an item, None where it has none."""
+    if part not in item:
+        for name in item:
+            if difflib.get_close_matches(name, [part], cutoff=0.8):
+                raise InputError(f"{where} has the key {_shown(name)}; did you mean '{part}'?")
+        return None
+    name = item[part]
+    if not isinstance(name, str) or not name.strip():
+        raise InputError(f"{where} has the {part} {_shown(name)}; wanted a non-empty name.")
+    return name.strip()
 
 
 def _place(root: Path, name: str) -> tuple[str, bool]:
@@ -291,11 +301,9 @@ def _reject_overlap(
     target_train: Sequence[dict[str, str]],
     target_val: Sequence[dict[str, str]],
 ) -> None:
-    """An image may appear once per list, and no image used for evaluation may be trained on."""
-    images = {
-        key: _resolved(entries)
-        for key, entries in (("source", source), ("target_train", target_train), ("target_val", target_val))
-    }
+    """An image may appear once per list, and no image or patient used for evaluation may be trained on."""
+    lists = {"source": source, "target_train": target_train, "target_val": target_val}
+    images = {key: _resolved(entries) for key, entries in lists.items()}
     _reject_repeated(path, images)
     for key in ("target_train", "source"):
         shared = sorted(set(images[key]) & set(images["target_val"]))
@@ -303,6 +311,14 @@ def _reject_overlap(
             raise InputError(
                 f"{path}: {shared[0]} is in both '{key}' and 'target_val' ({len(shared)} such image(s)); "
                 "wanted evaluation images that are never trained on."
+            )
+    patients = {key: {entry[PATIENT] for entry in entries if PATIENT in entry} for key, entries in lists.items()}
+    for key in ("target_train", "source"):
+        shared = sorted(patients[key] & patients["target_val"])
+        if shared:
+            raise InputError(
+                f"{path}: patient {_shown(shared[0])} is in both '{key}' and 'target_val' ({len(shared)} such "
+                "patient(s)); wanted evaluation patients that are never trained on, and no id for two people."
             )
 
 

@@ -4,32 +4,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 import numpy as np
 
-from dacal_med.data.datalist import Datalist
+from dacal_med.data.datalist import PATIENT, Datalist
 from dacal_med.errors import InputError
 
 Item = TypeVar("Item")
 
 
 def hold_out(items: Sequence[Item], share: float = 0.2, seed: int = 0) -> tuple[list[Item], list[Item]]:
-    """Split items into a training part and a held-out part.
+    """Split items into a training part and a held-out part, the items of a patient together.
 
     Args:
-        items: for example the ``source`` entries of a datalist.
-        share: part to hold out, in [0, 1), rounded to the nearest count; each part keeps at least one item. 0 holds
-            nothing out.
+        items: for example the ``source`` entries of a datalist. One without a ``"patient"`` counts as a patient.
+        share: part of the items to hold out, in [0, 1), rounded to the nearest count that whole patients add up to;
+            each part keeps at least one patient. 0 holds nothing out.
         seed: the same seed and items give the same split.
 
     Returns:
         ``(train, held_out)``, each in the order of ``items``.
 
     Raises:
-        InputError: ``share`` is not inside [0, 1), or there are fewer than two items to share out.
+        InputError: ``share`` is not inside [0, 1), or there are fewer than two items or patients to share out.
     """
     if not 0.0 <= share < 1.0:
         raise InputError(f"held_out_share: found {share}; wanted a number from 0 to below 1.")
@@ -38,17 +38,46 @@ def hold_out(items: Sequence[Item], share: float = 0.2, seed: int = 0) -> tuple[
     if len(items) < 2:
         raise InputError(f"'source' has {len(items)} labelled image(s); wanted at least 2, to hold one out.")
     count = min(max(round(share * len(items)), 1), len(items) - 1)
-    chosen = set(np.random.default_rng(seed).permutation(len(items))[:count].tolist())
+    members: dict[int | str, list[int]] = {}
+    for index, item in enumerate(items):
+        patient = item.get(PATIENT) if isinstance(item, Mapping) else None
+        members.setdefault(index if patient is None else str(patient), []).append(index)
+    if len(members) < 2:
+        raise InputError(
+            f"'source' has {len(items)} labelled image(s), all of patient {next(iter(members))!r}; wanted at least 2 "
+            "patients, to hold one out (held_out_share 0 holds nothing out)."
+        )
+    # As many draws as patients: where each has one item, the split is that of items without patients.
+    groups = list(members.values())
+    drawn = [groups[position] for position in np.random.default_rng(seed).permutation(len(groups))]
+    chosen = {index for group in _adding_up_to(count, share * len(items), drawn) for index in group}
     train = [item for index, item in enumerate(items) if index not in chosen]
     held_out = [item for index, item in enumerate(items) if index in chosen]
     return train, held_out
+
+
+def _adding_up_to(count: int, wanted: float, groups: Sequence[list[int]]) -> list[list[int]]:
+    """Return the first groups that have together the number of items nearest to ``count``, neither none nor all."""
+    reach = [1]  # bit n of entry k: whether some of the last k groups have n items together
+    for group in reversed(groups):
+        reach.append(reach[-1] | reach[-1] << len(group))
+    sums = [number for number in range(1, sum(map(len, groups))) if reach[-1] >> number & 1]
+    left = min(sums, key=lambda number: (abs(number - count), abs(number - wanted)))
+    chosen = []
+    for group, rest in zip(groups, reversed(reach[:-1]), strict=True):
+        if len(group) <= left and rest >> (left - len(group)) & 1:
+            chosen.append(group)
+            left -= len(group)
+    return chosen
 
 
 def oracle_fold(datalist: Datalist, fold: int, folds: int = 2) -> Datalist:
     """Return a data set whose training labels are those of the target's evaluation images, cross-validated.
 
     For the bound "trained on target labels" and nothing else: every ``folds``-th image of ``target_val`` is evaluated,
-    the others become the labelled source, so that no image is evaluated by a network that has seen its label.
+    the others become the labelled source, so that no image is evaluated by a network that has seen its label. It may
+    have seen other images of the same patient: often few patients are evaluated, sometimes one alone, and so that part
+    of their labels can be held out, this source has no patients.
 
     Args:
         datalist: with ``target_val``.
@@ -66,7 +95,11 @@ def oracle_fold(datalist: Datalist, fold: int, folds: int = 2) -> Datalist:
         )
     return replace(
         datalist,
-        source=tuple(case for index, case in enumerate(cases) if index % folds != fold),
+        source=tuple(
+            {key: value for key, value in case.items() if key != PATIENT}
+            for index, case in enumerate(cases)
+            if index % folds != fold
+        ),
         target_val=tuple(case for index, case in enumerate(cases) if index % folds == fold),
         modality={**datalist.modality, "source": datalist.modality["target"]},
     )

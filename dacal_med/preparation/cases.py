@@ -89,7 +89,7 @@ class Plan:
         modality: of each domain, such as ``{"source": "CT", "target": "MR"}``; empty to let the datalist guess.
         notes: what a user of the data must know.
         evaluated: whether there must be cases for evaluation.
-        unit: what must not be in two parts, where it is not a patient.
+        unit: what must not be in two parts, where it is not a patient; then ``datalist.json`` names no patients.
     """
 
     title: str

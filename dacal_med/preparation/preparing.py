@@ -110,7 +110,13 @@ def _datalist(plan: Plan, written: dict[str, Written]) -> dict[str, object]:
         rows = []
         for case in in_part(plan.cases, part):
             done = written[case.name]
-            row = {"image": done.image, "label": done.label, "group": case.group, "reference": done.reference}
+            row = {
+                "image": done.image,
+                "label": done.label,
+                "patient": case.patient if plan.unit == "patient" else None,
+                "group": case.group,
+                "reference": done.reference,
+            }
             rows.append({key: value for key, value in row.items() if value is not None})
         content[part] = rows
     return content

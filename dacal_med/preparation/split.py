@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Splits by patient, where the owner or the literature gives none."""
+"""Splits by patient, where the owner or the literature gives none, and blocks that stand for patients in a stack."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ import numpy as np
 
 from dacal_med.errors import InputError
 from dacal_med.preparation.cases import Part
+
+_BLOCKS = 5  # one is the share of the source that is held out by default
+
+
+def section_blocks(stack: str, sections: int) -> list[str]:
+    """Name a block of neighbouring sections for each section of a stack, in order: the patients of a lone stack.
+
+    Neighbouring sections show much the same; of blocks that are held out whole, only the ends have neighbours.
+
+    Args:
+        stack: its name.
+        sections: how many it has.
+    """
+    blocks = min(_BLOCKS, sections)
+    return [f"{stack}, block {section * blocks // sections + 1}" for section in range(sections)]
 
 
 def split_patients(patients: Iterable[str], shares: dict[Part, Fraction], seed: int) -> dict[str, Part]:

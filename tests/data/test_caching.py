@@ -236,6 +236,13 @@ def test_files_hold_plain_tensors_and_load_without_code(datalist, tmp_path):
     assert file.stat().st_size < 2 * (stored["image"].nbytes + stored["label"].nbytes) + 4096
 
 
+@pytest.mark.parametrize("kind", ["memory", "disk", "none"])
+def test_patients_are_not_in_the_items(datalist, tmp_path, kind):
+    entries = [{**datalist.source[0], "patient": "p"}, datalist.source[1]]
+    data = make_dataset(entries, transforms(), Caching(datalist, kind, tmp_path / "cache"))
+    assert [set(data[index]) for index in range(2)] == [{"image", "label"}] * 2
+
+
 def test_an_item_is_decoded_once(datalist, tmp_path):
     data = DiskDataset(datalist.source, transforms(), tmp_path / "cache")
     wanted = [data[index] for index in range(len(data))]

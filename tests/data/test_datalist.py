@@ -75,17 +75,52 @@ def test_groups_are_kept(tmp_path: Path, content: dict[str, Any]) -> None:
     assert all("group" not in entry for entry in datalist.source)
 
 
-@pytest.mark.parametrize("group", ["", "  ", 3, None, ["a"]])
-def test_groups_that_are_no_names(tmp_path: Path, content: dict[str, Any], group: Any) -> None:
-    content["source"][1]["group"] = group
-    with pytest.raises(InputError, match=r"'source'\[1\] has the group .*; wanted a non-empty name"):
+def test_patients_are_kept_and_need_not_be_everywhere(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["source"][1]["patient"] = " p 1 "
+    content["target_train"][0]["patient"] = "p 1"  # both scanners saw them; nothing of them is evaluated
+    content["target_val"][0]["patient"] = "p 2"
+    datalist = load_datalist(write(tmp_path, content))
+    entries = (*datalist.source, *datalist.target_train, *datalist.target_val)
+    assert [entry.get("patient") for entry in entries] == [None, "p 1", "p 1", None, "p 2"]
+
+
+@pytest.mark.parametrize("key", ["source", "target_train"])
+def test_an_evaluated_patient_is_not_trained_on(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+    content[key][1]["patient"] = "p 1"
+    content["target_val"][0]["patient"] = "p 1 "
+    message = rf"datalist\.json: patient 'p 1' is in both '{key}' and 'target_val' \(1 such patient\(s\)\); wanted"
+    with pytest.raises(InputError, match=message):
         load_datalist(write(tmp_path, content))
 
 
-@pytest.mark.parametrize("key", ["gruop", "groups", "Group"])
-def test_a_group_under_another_key(tmp_path: Path, content: dict[str, Any], key: str) -> None:
+@pytest.mark.parametrize("part", ["group", "patient"])
+@pytest.mark.parametrize("name", ["", "  ", 3, None, ["a"]])
+def test_groups_and_patients_that_are_no_names(tmp_path: Path, content: dict[str, Any], part: str, name: Any) -> None:
+    content["source"][1][part] = name
+    with pytest.raises(InputError, match=rf"'source'\[1\] has the {part} .*; wanted a non-empty name"):
+        load_datalist(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        *(("gruop", "group"), ("groups", "group"), ("Group", "group")),
+        *(("patients", "patient"), ("Patient", "patient"), ("patient_id", "patient")),
+    ],
+)
+def test_a_group_or_patient_under_another_key(tmp_path: Path, content: dict[str, Any], key: str, meant: str) -> None:
     content["source"][0][key] = "site a"
-    with pytest.raises(InputError, match=rf"'source'\[0\] has the key '{key}'; did you mean 'group'\?"):
+    with pytest.raises(InputError, match=rf"'source'\[0\] has the key '{key}'; did you mean '{meant}'\?"):
+        load_datalist(write(tmp_path, content))
+
+
+@pytest.mark.parametrize("key", ["source", "target_train"])
+def test_an_evaluated_image_is_not_trained_on_by_another_path(
+    tmp_path: Path, content: dict[str, Any], key: str
+) -> None:
+    (tmp_path / "other").symlink_to(tmp_path, target_is_directory=True)
+    content[key][0]["image"] = "other/v.nii.gz"
+    with pytest.raises(InputError, match=rf"v\.nii\.gz is in both '{key}' and 'target_val'"):
         load_datalist(write(tmp_path, content))
 
 

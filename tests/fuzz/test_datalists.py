@@ -24,7 +24,7 @@ from tests.fuzz.outcomes import attempt
 GOOD = {
     "name": "a set",
     "labels": {"0": "background", "1": "organ", "255": "ignore"},
-    "source": [{"image": "a.nii", "label": "b.nii", "group": "x"}],
+    "source": [{"image": "a.nii", "label": "b.nii", "group": "x", "patient": "p"}],
     "target_train": [{"image": "c.nii"}],
     "target_val": [{"image": "d.nii", "label": "b.nii"}],
     "spacing_mm": [1.5, 2.0, 3.0],

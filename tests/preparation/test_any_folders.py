@@ -14,6 +14,7 @@ from PIL import Image
 
 from dacal_med.cli import main
 from dacal_med.data.datalist import load_datalist
+from dacal_med.data.split import hold_out
 from dacal_med.errors import InputError
 from dacal_med.preparation import Request, find_recipe, prepare
 from dacal_med.preparation.formats import find_images
@@ -132,9 +133,21 @@ def test_sections_of_stacks_are_pictures_of_one_patient(tmp_path: Path):
     assert names(data.source)[:5] == [f"source_s0_000{page}" for page in range(4)] + ["source_s1_0000"]
     train, val = ({name.rsplit("_", 1)[0] for name in names(part)} for part in (data.target_train, data.target_val))
     assert train | val == {"target_s0", "target_s1"} and not train & val
+    assert [case["patient"] for case in data.source] == ["source s0"] * 4 + ["source s1"] * 4
     np.testing.assert_array_equal(values_of(data.source[6]["image"]), array[:, :, 2] + 1)
     np.testing.assert_array_equal(values_of(data.source[0]["label"]), truth()[:, :, 0])
     checked(data, dims=2)
+
+
+def test_of_a_lone_stack_neighbouring_sections_are_held_out(tmp_path: Path):
+    for domain, stacks in (("source", 1), ("target", 2)):
+        for index in range(stacks):
+            write_volume(tmp_path / "in" / domain, f"s{index}", ".tif", noise((6, 5, 10)) % 200)
+            write_volume(tmp_path / "in" / f"{domain}_labels", f"s{index}", ".tif", holding([1, 2], (6, 5, 10)))
+    data = made("folders", given(tmp_path / "in"), tmp_path / "out", stacks="sections", **LABELS)
+    assert [case["patient"] for case in data.source] == [f"source s0, block {z // 2 + 1}" for z in range(10)]
+    first, second = (int(name[-4:]) for name in names(hold_out(data.source)[1]))
+    assert first % 2 == 0 and second == first + 1
 
 
 def test_image_and_label_in_one_hdf5_file(tmp_path: Path):
@@ -167,7 +180,7 @@ def test_names_are_matched_and_patients_kept_together(tmp_path: Path):
                 write_volume(tmp_path / f"{domain}_labels", f"{stem}_label", ".nii.gz", truth())
     options = {"match": r"([ab]\d-\d)_", "patient": r"([ab]\d)-", **LABELS}
     data = made("folders", given(tmp_path), tmp_path / "out", **options)
-    assert len(data.source) == 10
+    assert [case["patient"] for case in data.source] == [f"a{patient}" for patient in range(5) for _ in range(2)]
     train, val = ({name[12:14] for name in names(part)} for part in (data.target_train, data.target_val))
     assert (len(train), len(val)) == (4, 1) and not train & val
     assert (len(data.target_train), len(data.target_val)) == (8, 2)

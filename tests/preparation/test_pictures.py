@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from dacal_med.data.images import read_image
+from dacal_med.data.split import hold_out
 from dacal_med.errors import InputError
 from dacal_med.preparation.reading import count_pages, read_mask, read_picture
 from dacal_med.preparation.sets.disc_cup import combine_masks
@@ -95,6 +96,8 @@ def test_vnc_to_lucchi(tmp_path: Path):
     data = made("mitochondria_em2em", given, tmp_path / "out")
     assert [len(part) for part in (data.source, data.target_train, data.target_val)] == [20, 165, 165]
     assert names(data.target_val)[:2] == ["lucchi_testing_000", "lucchi_testing_001"]
+    held_out = [int(name[-2:]) for name in names(hold_out(data.source)[1])]  # neighbours alone
+    assert held_out == list(range(held_out[0], held_out[0] + 4))
     np.testing.assert_array_equal(as_rows(data.source[7]["image"]), grey(7))
     np.testing.assert_array_equal(as_rows(data.target_val[164]["image"]), grey(1164))
     np.testing.assert_array_equal(as_rows(data.target_val[164]["label"]), mask(1164) > 0)

@@ -27,7 +27,7 @@ from dacal_med.preparation.folders import find_root, matching, require_same
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.reading import read_volume
 from dacal_med.preparation.recipe import Owner, Recipe, Role
-from dacal_med.preparation.split import split_patients
+from dacal_med.preparation.split import section_blocks, split_patients
 from tests.preparation.builders import hashes, holding, noise, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,12 +139,44 @@ def test_too_few_patients_are_refused():
         split_patients(["a"], shares, 0)
 
 
+@given(st.integers(1, 60))
+def test_blocks_are_of_neighbours_and_alike_in_size(sections: int):
+    blocks = section_blocks("s", sections)
+    names = list(dict.fromkeys(blocks))
+    assert names == [f"s, block {number + 1}" for number in range(min(5, sections))]
+    assert blocks == sorted(blocks)
+    sizes = [blocks.count(name) for name in names]
+    assert max(sizes) - min(sizes) <= 1
+
+
 def test_a_patient_in_two_parts_is_refused(folder: Path, tmp_path: Path):
     cases = cases_in(folder)
     cases[3] = replace(cases[3], patient="p2")
     with pytest.raises(InputError, match="patient p2: found in both 'target_train' and 'target_val'"):
         run(plan_of(cases), folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_datalist_names_the_patients(folder: Path, tmp_path: Path):
+    cases = cases_in(folder)
+    cases[1] = replace(cases[1], patient="p0")
+    run(plan_of(cases), folder, tmp_path / "out")
+    data = load_datalist(tmp_path / "out")
+    assert [case["patient"] for case in (*data.source, *data.target_train, *data.target_val)] == [
+        "p0",
+        "p0",
+        "p2",
+        "p3",
+    ]
+    # Run again, the command adds them to a folder from before there were any.
+    content = json.loads((tmp_path / "out" / "datalist.json").read_text())
+    for case in content["source"]:
+        del case["patient"]
+    (tmp_path / "out" / "datalist.json").write_text(json.dumps(content))
+    run(plan_of(cases), folder, tmp_path / "out")
+    assert load_datalist(tmp_path / "out") == data
+    run(replace(plan_of(cases), unit="place"), folder, tmp_path / "places")
+    assert all("patient" not in case for case in load_datalist(tmp_path / "places").source)
 
 
 def test_broken_plans_are_refused(folder: Path):

@@ -141,6 +141,7 @@ def open_dataset(tmp_path: Path) -> Path:
 def test_mnms(open_dataset: Path, tmp_path: Path):
     data = made("mnms_vendor2vendor", {"data": open_dataset}, tmp_path / "out", partial=True)
     assert names(data.source) == ["A0B0C0_ED", "A0B0C0_ES", "A1B1C1_ED", "A1B1C1_ES"]
+    assert [case["patient"] for case in data.source] == ["A0B0C0", "A0B0C0", "A1B1C1", "A1B1C1"]
     assert names(data.target_train) == ["A2B2C2_ED", "A2B2C2_ES", "A4B4C4_ED", "A4B4C4_ES"]
     assert names(data.target_val) == ["A7B7C7_ED", "A7B7C7_ES", "A8B8C8_ED", "A8B8C8_ES"]
     np.testing.assert_array_equal(values_of(data.source[0]["image"]), cine(0)[..., 1])

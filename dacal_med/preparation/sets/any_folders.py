@@ -15,13 +15,15 @@ from dacal_med.preparation.cases import Case, Part, Plan, labelled
 from dacal_med.preparation.formats import NIFTI, WANTED, ImageFile, check_dimensions, find_images
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.recipe import Choice, Recipe, Request, Role
-from dacal_med.preparation.split import split_patients
+from dacal_med.preparation.split import section_blocks, split_patients
 
+Pairs = dict[str, tuple[ImageFile, ImageFile | None]]
 _SHARES: dict[Part, Fraction] = {"target_train": Fraction(4, 5), "target_val": Fraction(1, 5)}
 SPLIT = (
     "by patient, at random with a seed: 80 % of the target for training, 20 % for evaluation; where only some target "
     "patients have labels, these for evaluation and the others for training; without target labels, all for training"
 )
+_EVERY_FILE = "Every file is a patient; a source of one stack of sections has five, blocks of neighbouring sections."
 
 
 def parse_table(text: str, option: str) -> LabelTable:
@@ -85,7 +87,7 @@ def _by_key(images: list[ImageFile], match: str, folder: Path) -> dict[str, Imag
     return found
 
 
-def _pairs(request: Request, domain: str) -> dict[str, tuple[ImageFile, ImageFile | None]]:
+def _pairs(request: Request, domain: str) -> Pairs:
     """Images of a domain by key, each with its label if it has one."""
     choices, match = request.choices, request.choices["match"] or r".+"
     sections = choices["stacks"] == "sections"
@@ -101,6 +103,20 @@ def _pairs(request: Request, domain: str) -> dict[str, tuple[ImageFile, ImageFil
         given = {key: file.path for key, file in labels.items()}
         folders.require_same(wanted, given, label_folder, "image, matched by name (--match)")
     return {key: (image, labels.get(key)) for key, image in images.items()}
+
+
+def _patients(domain: str, pairs: Pairs, pattern: str) -> dict[str, str]:
+    """The patient of each image of a domain, by its key."""
+    if pattern:
+        search = _searcher(pattern, "--patient")
+        return {key: search(image) for key, (image, _) in pairs.items()}
+    # Without --patient names say nothing of who is who: a name in both domains is chance.
+    patients = {key: f"{domain} {image.key}" for key, (image, _) in pairs.items()}
+    stacks = sorted(set(patients.values()))
+    if domain == "source" and len(stacks) == 1 < len(pairs):
+        # Nothing of a lone patient could be held out.
+        return dict(zip(pairs, section_blocks(stacks[0], len(pairs)), strict=True))
+    return patients
 
 
 def _case(name: str, patient: str, part: Part, image: ImageFile, label: ImageFile | None) -> Case:
@@ -121,12 +137,7 @@ def _plan(request: Request) -> Plan:
         )
     pairs = {domain: _pairs(request, domain) for domain in ("source", "target")}
     check_dimensions(file for found in pairs.values() for pair in found.values() for file in pair if file is not None)
-    search = _searcher(choices["patient"], "--patient") if choices["patient"] else None
-    patients = {
-        # Without --patient names say nothing of who is who: a name in both domains is chance.
-        domain: {key: search(image) if search else f"{domain} {image.key}" for key, (image, _) in found.items()}
-        for domain, found in pairs.items()
-    }
+    patients = {domain: _patients(domain, found, choices["patient"]) for domain, found in pairs.items()}
     target = pairs["target"]
     without = {patients["target"][key] for key, (_, label) in target.items() if label is None}
     complete = set(patients["target"].values()) - without
@@ -143,7 +154,7 @@ def _plan(request: Request) -> Plan:
         tables={"source": table, "target": target_table},
         cases=tuple(cases),
         split=f"{SPLIT[0].upper()}{SPLIT[1:]} (seed {request.seed}). "
-        + (f"Patients: what {choices['patient']!r} finds in a name." if search else "Every file is a patient."),
+        + (f"Patients: what {choices['patient']!r} finds in a name." if choices["patient"] else _EVERY_FILE),
         modality={},
         notes=("TIFF stacks, and HDF5 without element_size_um, have voxels of 1 mm here: they hold no millimetres.",),
         evaluated=bool(complete),

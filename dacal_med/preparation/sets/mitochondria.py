@@ -25,6 +25,7 @@ from dacal_med.preparation.cases import Case, Part, Picture, Plan, labelled
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.reading import count_pages, read_mask, read_picture
 from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
+from dacal_med.preparation.split import section_blocks
 
 VNC = Owner(
     name="Segmented anisotropic ssTEM dataset of neural tissue (VNC III)",
@@ -152,10 +153,12 @@ def _plan(request: Request) -> Plan:
         raise InputError(f"--source-set and --target-set: found {source} for both; wanted two data sets.")
     read, source_table, source_title = SETS[source]
     # As a source VNC III is used whole: nothing of it is evaluated.
-    cases = [_case(section, source, "source") for section in read(request.folders["source"], None, request)]
+    sections = read(request.folders["source"], None, request)
+    blocks = section_blocks(source, len(sections))
+    cases = [_case(section, block, "source") for section, block in zip(sections, blocks, strict=True)]
     read, target_table, target_title = SETS[target]
-    blocks: tuple[tuple[Block, Part], ...] = (("training", "target_train"), ("evaluation", "target_val"))
-    for block, part in blocks:
+    parts: tuple[tuple[Block, Part], ...] = (("training", "target_train"), ("evaluation", "target_val"))
+    for block, part in parts:
         sections = read(request.folders["target"], block, request)
         cases += [_case(section, f"{target}, {block} block", part) for section in sections]
     return Plan(
@@ -166,6 +169,8 @@ def _plan(request: Request) -> Plan:
         modality={},
         notes=(
             "Training and evaluation blocks of a target are of one specimen: 'patients' are blocks here.",
+            "The source is one specimen too, in five blocks of neighbouring sections, which are held out whole. Where "
+            "two blocks meet, sections held out and trained on are neighbours.",
             "Pixels are those of the owners, not resampled: VNC III 4.6 nm, Lucchi 5 nm, MitoEM 8 nm.",
         ),
     )
