@@ -67,6 +67,12 @@ def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"found {text!r}; wanted a whole number from 0")
+    return int(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dacal_med prepare", description=DESCRIPTION, allow_abbrev=False)
     parser.add_argument("--list", action="store_true", help="show all recipes")
@@ -89,6 +95,6 @@ def _parser() -> argparse.ArgumentParser:
             text = choice.help.replace("%", "%%")
             sub.add_argument(_option(choice.name), default=choice.default, help=text, **limits)
         sub.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the data set shall be")
-        sub.add_argument("--seed", type=int, default=0, help="of splits that no one has published (default: 0)")
+        sub.add_argument("--seed", type=_seed, default=0, help="of splits that no one has published (default: 0)")
         sub.add_argument("--partial", action="store_true", help="prepare an incomplete download as far as it goes")
     return parser

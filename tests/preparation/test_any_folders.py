@@ -253,6 +253,29 @@ def test_other_tables_are_refused(text: str, message: str):
 # Wrong folders
 
 
+def test_one_folder_for_both_domains_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folders = volumes(tmp_path / "in", number=3)
+    (tmp_path / "link").symlink_to(folders["source"], target_is_directory=True)
+    for target in (folders["source"], tmp_path / "link"):
+        words = [f"--source={folders['source']}", f"--source-labels={folders['source_labels']}", f"--target={target}"]
+        arguments = ["prepare", "folders", *words, "--labels", LABELS["labels"], "--out", str(tmp_path / "out")]
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert f"--source and --target: found {folders['source']} for both; wanted the images of two domains" in error
+        assert error.strip().count("\n") == 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_of_both_domains_is_refused(tmp_path: Path):
+    folders = volumes(tmp_path / "in", number=3)
+    (folders["target"] / "case1.nii.gz").unlink()
+    (folders["target"] / "case1.nii.gz").symlink_to(folders["source"] / "case2.nii.gz")
+    with pytest.raises(
+        InputError, match=r"source and --target .*target: found case2\.nii\.gz in both \(1 such file\(s\)"
+    ):
+        made("folders", folders, tmp_path / "out", **LABELS)
+
+
 def test_labels_and_images_must_go_together(tmp_path: Path):
     folders = volumes(tmp_path / "in")
     (folders["source_labels"] / "case2.nii.gz").unlink()

@@ -378,3 +378,11 @@ def test_misspelt_recipes_are_refused():
 def test_bad_input_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["prepare", "mmwhs_ct2mr", "--data", str(tmp_path), "--out", str(tmp_path.parent / "x")]) == 2
     assert "found nothing; wanted MM-WHS 2017 with ct_train, mr_train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["-1", "0.5", "x", ""])
+def test_seeds_that_are_none_are_refused(seed: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as stop:
+        main(["prepare", "mmwhs_ct2mr", "--data", str(tmp_path), "--out", str(tmp_path / "x"), "--seed", seed])
+    assert stop.value.code == 2
+    assert f"argument --seed: found {seed!r}; wanted a whole number from 0" in capsys.readouterr().err

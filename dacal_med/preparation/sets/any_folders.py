@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
@@ -105,6 +105,20 @@ def _pairs(request: Request, domain: str) -> Pairs:
     return {key: (image, labels.get(key)) for key, image in images.items()}
 
 
+def _require_two_domains(request: Request, pairs: Mapping[str, Pairs]) -> None:
+    """Refuse images that are in both domains, by whatever paths."""
+    of_source, of_target = (
+        {path.resolve(): path for image, _ in pairs[domain].values() for path in image.inputs}
+        for domain in ("source", "target")
+    )
+    shared = sorted(set(of_source) & set(of_target))
+    if shared:
+        raise InputError(
+            f"--source {request.folders['source']} and --target {request.folders['target']}: found "
+            f"{of_source[shared[0]].name} in both ({len(shared)} such file(s)); wanted the images of two domains."
+        )
+
+
 def _patients(domain: str, pairs: Pairs, pattern: str) -> dict[str, str]:
     """The patient of each image of a domain, by its key."""
     if pattern:
@@ -135,7 +149,12 @@ def _plan(request: Request) -> Plan:
             f"--target-values: found the classes {', '.join(target_table.names.values())}; wanted those of --labels in "
             f"the same order, {', '.join(table.names.values())}."
         )
+    if len({request.folders[domain].expanduser().resolve() for domain in ("source", "target")}) == 1:
+        raise InputError(
+            f"--source and --target: found {request.folders['source']} for both; wanted the images of two domains."
+        )
     pairs = {domain: _pairs(request, domain) for domain in ("source", "target")}
+    _require_two_domains(request, pairs)
     check_dimensions(file for found in pairs.values() for pair in found.values() for file in pair if file is not None)
     patients = {domain: _patients(domain, found, choices["patient"]) for domain, found in pairs.items()}
     target = pairs["target"]
