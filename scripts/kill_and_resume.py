@@ -8,16 +8,15 @@ The run is a real one with a tiny network: warm-up, settling, self-training, met
 after, TensorBoard, checkpoints at every epoch (2 iterations), and a last one. Data are in memory and loaded in the
 process itself. Each process is forked from this one, so that a kill can hit all of it but the imports.
 
-First every kill has a run of its own: an iteration is drawn uniformly, and a moment uniformly from the time that it takes
-with what follows it, so that training is hit everywhere, not only the evaluation, which takes longest. Every fourth
-kill waits instead until a checkpoint is half written. Then one run is killed as often, each time up to three iterations
-after the one before, and resumed, so that it advances from kill to kill.
+First every kill has a run of its own: an iteration is drawn uniformly, and a moment uniformly from the time that one
+takes, so that training is hit everywhere, not only the evaluation, which takes longest. Every fourth kill waits instead
+until a checkpoint is half written. Then one run is killed as often, each time up to three iterations after the one
+before, and resumed, so that it advances from kill to kill.
 
-Compared bit by bit: weights of student, teacher and temperature network with its centre, both optimizers, the scheduler,
-the counters,
-the reliability tables (all in the last checkpoint), the deployed weights, metrics.json (but for seconds and memory), cases.csv,
-and the order of the data: a hash of each iteration's batch, which two processes that do the same iteration must also
-agree on. Linux or macOS, CPU.
+Compared bit by bit: weights of student, teacher and temperature network with its centre, both optimizers, the
+scheduler, the counters, the reliability tables (all in the last checkpoint), the deployed weights, metrics.json (but
+for seconds and memory), cases.csv, and the order of the data: a hash of each iteration's batch, which two processes
+that do the same iteration must also agree on. Linux or macOS, CPU.
 """
 
 from __future__ import annotations
