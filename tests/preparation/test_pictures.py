@@ -15,6 +15,7 @@ from PIL import Image
 from dacal_med.data.images import read_image
 from dacal_med.data.split import hold_out
 from dacal_med.errors import InputError
+from dacal_med.preparation import find_recipe
 from dacal_med.preparation.reading import count_pages, read_mask, read_picture
 from dacal_med.preparation.sets.disc_cup import combine_masks
 from tests.preparation.builders import checked, made, names, values_of
@@ -105,6 +106,30 @@ def test_vnc_to_lucchi(tmp_path: Path):
         int((mask(seed) > 0).sum()) for seed in (*range(20), *range(1000, 1165))
     )
     assert data.modality == {"source": "gray", "target": "gray"}
+
+
+def test_vnc_to_lucchi_with_its_stacks_exchanged(tmp_path: Path):
+    """DA-ISC's subset 2: nothing but what is unlabelled and what is evaluated differs from subset 1."""
+    given = {"source": vnc(tmp_path / "vnc"), "target": lucchi(tmp_path / "lucchi")}
+    data = made("mitochondria_em2em", given, tmp_path / "out", target_set="lucchi2")
+    assert [len(part) for part in (data.source, data.target_train, data.target_val)] == [20, 165, 165]
+    assert names(data.target_train)[::164] == ["lucchi_testing_000", "lucchi_testing_164"]
+    assert names(data.target_val)[::164] == ["lucchi_training_000", "lucchi_training_164"]
+    np.testing.assert_array_equal(as_rows(data.target_train[164]["image"]), grey(1164))
+    np.testing.assert_array_equal(as_rows(data.target_val[164]["image"]), grey(164))
+    np.testing.assert_array_equal(as_rows(data.target_val[164]["label"]), mask(164) > 0)
+    assert not any("label" in entry for entry in data.target_train)
+    assert "Lucchi with its stacks exchanged" in data.name
+    assert "as lucchi2 the other way round" in (tmp_path / "out" / "dataset.md").read_text()
+
+
+def test_lucchi_is_no_target_of_itself(tmp_path: Path):
+    given = {"source": lucchi(tmp_path / "lucchi", 1), "target": tmp_path / "lucchi"}
+    for target in ("lucchi", "lucchi2"):
+        with pytest.raises(InputError, match="found lucchi for both; wanted two data sets"):
+            made("mitochondria_em2em", given, tmp_path / "out", partial=True, source_set="lucchi", target_set=target)
+    source_sets = next(c.values for c in find_recipe("mitochondria_em2em").choices if c.name == "source_set")
+    assert "lucchi2" not in source_sets
 
 
 @pytest.mark.parametrize("dtype", [np.uint16, np.int32])

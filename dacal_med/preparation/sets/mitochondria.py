@@ -4,8 +4,9 @@
 
 Sections become PNG files in the pixel size of their owners: VNC 4.6 nm, Lucchi 5 nm, MitoEM 8 nm. VNC III to Lucchi is
 the task of Peng, Yi and Yuan (IEEE J Sel Top Signal Process 14, 2020, 1199, doi 10.1109/JSTSP.2020.3005317); whether
-they resample was not confirmed. Each data set is one specimen: parts are blocks of neighbouring sections, as the owners
-made them, not patients.
+they resample was not confirmed. DA-ISC (Huang et al., MICCAI 2022, doi 10.1007/978-3-031-16440-8_9) reports it twice,
+with Lucchi's stacks as the owners use them (subset 1, ``lucchi``) and exchanged (subset 2, ``lucchi2``). Each data set
+is one specimen: parts are blocks of neighbouring sections, as the owners made them, not patients.
 
 Not confirmed: whether the masks of VNC use 1 or 255 for mitochondria (any value but 0 is taken, its README calls them
 binary), and layouts of MitoEM other than the section folders of its release v2 (no HDF5).
@@ -84,10 +85,11 @@ def _vnc(folder: Path, block: Block | None, request: Request) -> list[Section]:
     return [Section(f"vnc3_{key}", images[key], truth[key]) for key in chosen[block]]
 
 
-def _lucchi(folder: Path, block: Block | None, request: Request) -> list[Section]:
+def _lucchi(evaluated: str, folder: Path, block: Block | None, request: Request) -> list[Section]:
     names = ("training.tif", "training_groundtruth.tif", "testing.tif", "testing_groundtruth.tif")
     root = folders.find_root(folder, names, LUCCHI.name)
-    kind = "testing" if block == "evaluation" else "training"
+    unlabelled = "training" if evaluated == "testing" else "testing"
+    kind = evaluated if block == "evaluation" else unlabelled
     image, truth = root / f"{kind}.tif", root / f"{kind}_groundtruth.tif"
     for path in (image, truth):
         folders.require_count(count_pages(path), LUCCHI_SECTIONS, path, "section(s)", partial=request.partial)
@@ -111,9 +113,15 @@ def _mitoem(kind: str, folder: Path, block: Block | None, request: Request) -> l
 Reader = Callable[[Path, Block | None, Request], list[Section]]
 SETS: dict[str, tuple[Reader, LabelTable, str]] = {
     "vnc3": (_vnc, BINARY, "VNC III"),
-    "lucchi": (_lucchi, BINARY, "Lucchi"),
+    "lucchi": (partial(_lucchi, "testing"), BINARY, "Lucchi"),
     "mitoem_r": (partial(_mitoem, "r"), INSTANCES, "MitoEM-R"),
     "mitoem_h": (partial(_mitoem, "h"), INSTANCES, "MitoEM-H"),
+}
+# A choice of targets alone: of a source nothing is evaluated.
+EXCHANGED = "lucchi2"
+TARGET_SETS: dict[str, tuple[Reader, LabelTable, str]] = {
+    **SETS,
+    EXCHANGED: (partial(_lucchi, "training"), BINARY, "Lucchi with its stacks exchanged"),
 }
 LAYOUT = (
     "vnc3: stack1/raw/00.tif ... 19.tif and stack1/mitochondria/00.png ...; lucchi: training.tif, "
@@ -123,9 +131,8 @@ LAYOUT = (
     "own: im/im0000.png ..., mito-train-v2/seg0000.tif ... (400), mito-val-v2/seg0400.tif ... (100)"
 )
 SPLIT = (
-    "the owners': Lucchi training.tif and testing.tif; MitoEM train and val sections; VNC III, whose README "
-    "proposes 80 % and "
-    "20 % of the sections, the first 16 and the last 4"
+    "the owners': Lucchi training.tif and testing.tif, as lucchi2 the other way round; MitoEM train and "
+    "val sections; VNC III, whose README proposes 80 % and 20 % of the sections, the first 16 and the last 4"
 )
 
 
@@ -149,14 +156,14 @@ def _case(section: Section, patient: str, part: Part) -> Case:
 
 def _plan(request: Request) -> Plan:
     source, target = request.choices["source_set"], request.choices["target_set"]
-    if source == target:
+    if (source, target) == ("lucchi", EXCHANGED) or source == target:
         raise InputError(f"--source-set and --target-set: found {source} for both; wanted two data sets.")
     read, source_table, source_title = SETS[source]
     # As a source VNC III is used whole: nothing of it is evaluated.
     sections = read(request.folders["source"], None, request)
     blocks = section_blocks(source, len(sections))
     cases = [_case(section, block, "source") for section, block in zip(sections, blocks, strict=True)]
-    read, target_table, target_title = SETS[target]
+    read, target_table, target_title = TARGET_SETS[target]
     parts: tuple[tuple[Block, Part], ...] = (("training", "target_train"), ("evaluation", "target_val"))
     for block, part in parts:
         sections = read(request.folders["target"], block, request)
@@ -186,7 +193,12 @@ RECIPES = (
         split=SPLIT,
         choices=(
             Choice("source_set", tuple(SETS), "vnc3", "what the source folder holds"),
-            Choice("target_set", tuple(SETS), "lucchi", "what the target folder holds"),
+            Choice(
+                "target_set",
+                tuple(TARGET_SETS),
+                "lucchi",
+                "what the target folder holds; lucchi2 is lucchi with testing.tif unlabelled, training.tif evaluated",
+            ),
         ),
     ),
 )
