@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from dacal_med.comparison.schedule import Job, Outcome, run_jobs
 from dacal_med.data import Datalist
 from dacal_med.errors import InputError
 from dacal_med.handlers.checkpoint import KEPT
-from dacal_med.handlers.sums import Sums, load_sums, save_sums
+from dacal_med.handlers.sums import load_sums, save_sums
 from dacal_med.reporting.files import check_writable, write_json
 
 SHARED = "source_only"
@@ -262,9 +262,9 @@ def merge_folds(folder: Path) -> None:
     places = [divmod(index, FOLDS) for index in range(sum(len(part.cases) for part in sums))]
     cases = [sums[fold].cases[index] for index, fold in places]
     groups = [sums[fold].groups[index] for index, fold in places]
-    merged = Sums(cases, sums[0].class_names, groups, sums[0].class_subsets)
+    merged = replace(sums[0], cases=cases, groups=groups)
     metrics = [read_metrics(fold / "metrics.json") for fold in folds]
-    save_sums(folder / "statistics.pt", merged.cases, merged.class_names, merged.groups, merged.class_subsets)
+    save_sums(folder / "statistics.pt", **vars(merged))
     result = {
         "before": None,
         "after": merged.summarise(),

@@ -99,6 +99,7 @@ def comparison_markdown(result: Mapping[str, Any], command: str, facts: Mapping[
         _case_table(result),
         *_class_tables(result),
         *_subset_table(result),
+        *_region_table(result),
         *_group_tables(result),
         *_temperature_table(result),
     ]
@@ -282,6 +283,28 @@ def _subset_table(result: Mapping[str, Any]) -> list[str]:
         text,
         _table(["method", *(f"{name}: {title}" for name, _, title in columns)], rows),
     ]
+
+
+def _region_table(result: Mapping[str, Any]) -> list[str]:
+    """Return the Dice of unions of classes, if the evaluation had any."""
+    names = _parts(result, "regions")
+    if not names:
+        return []
+    rows = []
+    for method in table_order(result):
+        mean, spread = ((result["methods"][method][kind] or {}).get("regions", {}) for kind in ("mean", "std"))
+        cells = []
+        for name in names:
+            cells.append(_mean_and_spread(mean.get(name, {}).get("dice"), spread.get(name, {}).get("dice"), 3))
+            cases = mean.get(name, {}).get("per_case", {}).get("dice", {})
+            cells.append(_mean_and_spread(cases.get("mean"), cases.get("std"), 3))
+        rows.append([_name(result, method), *cells])
+    header = [f"{name}: Dice{kind} ↑" for name in names for kind in ("", ", mean over cases")]
+    text = (
+        "Unions of classes, which may overlap. Dice is pooled over voxels, mean ± standard deviation over seeds; "
+        "beside it each case scored by itself, mean ± standard deviation over cases, both averaged over seeds."
+    )
+    return ["## Regions", text, _table(["method", *header], rows)]
 
 
 def _group_tables(result: Mapping[str, Any]) -> list[str]:

@@ -90,8 +90,14 @@ class PostHocCalibration:
         before = evaluator.summarise(cases[""], groups)
         for name, calibrator in fitted.items():
             folder = self.folders[name]
-            path = folder / "statistics.pt"
-            save_sums(path, cases[name], evaluator.class_names, groups, evaluator.class_subsets)
+            save_sums(
+                folder / "statistics.pt",
+                cases[name],
+                evaluator.class_names,
+                groups,
+                evaluator.class_subsets,
+                evaluator.regions,
+            )
             write_json(folder / "calibrator.json", calibrator.describe())
             metrics = {
                 "before": before,

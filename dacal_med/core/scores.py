@@ -15,7 +15,7 @@ summaries, never 0 or 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from dacal_med.core.binning import FINE_BINS
 from dacal_med.core.ranking import AveragePrecision, average_precision
+from dacal_med.core.regions import region_dice, region_voxels
 from dacal_med.core.statistics import REGIONS, SegmentationStatistics
 from dacal_med.core.subsets import subset_classes
 
@@ -211,6 +212,7 @@ def summarise(
     statistics: SegmentationStatistics,
     class_names: Sequence[str],
     class_subsets: Mapping[str, Sequence[str]] | None = None,
+    regions: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Return every score, pooled over voxels, ready for JSON.
 
@@ -218,12 +220,14 @@ def summarise(
         statistics: the sums.
         class_names: names by class.
         class_subsets: class names by subset, for further means.
+        regions: class names by region, whose union is scored as one.
 
     Returns:
         The scores of :data:`SCORES`, ``voxels``, and ``per_class`` with ``dice``, ``iou``, ``mcc``,
         ``average_precision`` and the most that it can be wrong by (``average_precision_error``), ``ece`` (these one
         against rest), ``nll`` and ``voxels`` by class name; with subsets also ``class_subsets``, the means of
-        :func:`subset_means` by name; ``None`` where a score does not exist.
+        :func:`subset_means` by name, with regions ``regions``, ``dice`` and ``voxels`` by name; ``None`` where a score
+        does not exist.
 
     Raises:
         ValueError: if the number of names is not the number of classes, or as of :func:`subset_classes`.
@@ -254,6 +258,11 @@ def summarise(
             name: {key: _or_none(value) for key, value in subset_means(statistics, classes).items()}
             for name, classes in subset_classes(class_subsets, class_names).items()
         }
+    if regions:
+        summary["regions"] = {
+            name: {"dice": _or_none(region_dice(statistics, union)), "voxels": region_voxels(statistics, union)}
+            for name, union in subset_classes(regions, class_names).items()
+        }
     return summary
 
 
@@ -267,16 +276,7 @@ def summarise_cases(cases: Sequence[SegmentationStatistics]) -> dict[str, Any]:
         ``{"per_case": {score: {"mean", "std", "n"}}}`` over the ``n`` cases in which the score exists; ``std`` is the
         sample standard deviation, ``None`` for fewer than two.
     """
-    result = {}
-    for name, score in SCORES.items():
-        values = [value for value in map(score, cases) if not math.isnan(value)]
-        tensor = torch.tensor(values, dtype=torch.float64)
-        result[name] = {
-            "mean": float(tensor.mean()) if values else None,
-            "std": float(tensor.std()) if len(values) > 1 else None,
-            "n": len(values),
-        }
-    return {"per_case": result}
+    return {"per_case": {name: _over_cases(map(score, cases)) for name, score in SCORES.items()}}
 
 
 def summarise_run(
@@ -284,6 +284,7 @@ def summarise_run(
     class_names: Sequence[str],
     groups: Sequence[str | None] | None = None,
     class_subsets: Mapping[str, Sequence[str]] | None = None,
+    regions: Mapping[str, Sequence[str]] | None = None,
 ) -> dict[str, Any]:
     """Return everything known of an evaluation: :func:`summarise` of the sum of all cases, and the spread over cases.
 
@@ -292,19 +293,24 @@ def summarise_run(
         class_names: names by class.
         groups: the group of each case, ``None`` for cases in none.
         class_subsets: class names by subset, for further means.
+        regions: class names by region, whose union is scored as one.
 
     Returns:
-        Both mappings as one; where cases have groups also ``per_group`` with ``cases`` (how many) and :func:`summarise`
-        of their sum by group, in alphabetical order.
+        Both mappings as one, each of ``regions`` with ``per_case`` (``{"dice": {"mean", "std", "n"}}``); where cases
+        have groups also ``per_group`` with ``cases`` (how many) and :func:`summarise` of their sum by group, in
+        alphabetical order.
 
     Raises:
         ValueError: if there is no case, the number of names or groups is wrong, or as of :func:`subset_classes`.
     """
-    summary = {**summarise(pool(cases), class_names, class_subsets), **summarise_cases(cases)}
+    summary = {**summarise(pool(cases), class_names, class_subsets, regions), **summarise_cases(cases)}
+    for name, union in subset_classes(regions or {}, class_names).items():
+        spread = _over_cases(region_dice(case, union) for case in cases)
+        summary["regions"][name]["per_case"] = {"dice": spread}
     grouped = by_group(cases, [None] * len(cases) if groups is None else groups)
     if grouped:
         summary["per_group"] = {
-            name: {"cases": len(members), **summarise(pool(members), class_names, class_subsets)}
+            name: {"cases": len(members), **summarise(pool(members), class_names, class_subsets, regions)}
             for name, members in grouped.items()
         }
     return summary
@@ -351,6 +357,16 @@ def _correlation(confusion: Sequence[Sequence[int]]) -> float:
         return math.nan if hit == total and not any(spread) else 0.0
     covariance = hit * total - sum(t * p for t, p in zip(truth, predicted, strict=True))
     return max(-1.0, min(1.0, covariance / math.sqrt(spread[0] * spread[1])))
+
+
+def _over_cases(found: Iterable[float]) -> dict[str, float | int | None]:
+    values = [value for value in found if not math.isnan(value)]
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return {
+        "mean": float(tensor.mean()) if values else None,
+        "std": float(tensor.std()) if len(values) > 1 else None,
+        "n": len(values),
+    }
 
 
 def _region(region: str) -> int:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dacal_med.core.batch import soft_cross_entropy
+from dacal_med.core.regions import known_regions
 from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.hosts import DACS, DAFormer, MaskedConsistency, MeanTeacher, SourceOnly, make_host
@@ -34,6 +35,7 @@ __all__ = [
     "TemperatureLearner",
     "WeightedObjectives",
     "dice_cross_entropy",
+    "known_regions",
     "make_host",
     "make_labeller",
     "make_temperature_learner",

@@ -16,6 +16,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.networks.utils import eval_mode
 from torch import Tensor, nn
 
+from dacal_med.core.regions import region_classes
 from dacal_med.core.scores import pool, summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.subsets import subset_classes
@@ -70,12 +71,14 @@ class CalibrationEvaluator(Evaluator):
         background: class left out of mean Dice and IoU and of foreground scores; ``None`` where every class counts.
         boundary_width: half-width in voxels of the band of ``boundary_ece``.
         class_subsets: class names by the name of a subset; Dice and IoU are also averaged over each.
+        regions: classes, by name or index, by the name of a region; regions may overlap, and Dice is also reported of
+            the union of each.
         val_handlers: Ignite handlers.
         amp: mixed precision on CUDA.
 
     Raises:
-        InputError: if a subset is empty or names a class that is none; while running, if what the network gives does
-            not fit the classes or the label.
+        InputError: if a subset or region is empty or has a class that is none; while running, if what the network
+            gives does not fit the classes or the label.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class CalibrationEvaluator(Evaluator):
         background: int | None = 0,
         boundary_width: int = 2,
         class_subsets: Mapping[str, Sequence[str]] | None = None,
+        regions: Mapping[str, Sequence[str | int]] | None = None,
         val_handlers: Sequence[Any] | None = None,
         amp: bool = False,
     ) -> None:
@@ -104,6 +108,10 @@ class CalibrationEvaluator(Evaluator):
             subset_classes(class_subsets or {}, self.class_names)
         except ValueError as error:
             raise InputError(f"class_subsets: {error}") from error
+        try:
+            self.regions = region_classes(regions or {}, self.class_names)
+        except ValueError as error:
+            raise InputError(f"regions: {error}") from error
         self.cases: list[SegmentationStatistics] = []
         self.groups: list[str | None] = []
         self.pooled = self.new_statistics()
@@ -132,8 +140,8 @@ class CalibrationEvaluator(Evaluator):
         )
 
     def summarise(self, cases: Sequence[SegmentationStatistics], groups: Sequence[str | None]) -> dict[str, Any]:
-        """Return every score of ``cases`` with their groups, over this evaluator's classes and subsets."""
-        return summarise_run(cases, self.class_names, groups, self.class_subsets)
+        """Return every score of ``cases`` with their groups, over this evaluator's classes, subsets and regions."""
+        return summarise_run(cases, self.class_names, groups, self.class_subsets, self.regions)
 
     def _reset(self) -> None:
         self.cases, self.groups = [], []

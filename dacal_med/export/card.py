@@ -138,6 +138,13 @@ def _measured(scores: Mapping[str, Any] | None, names: Sequence[str]) -> str:
         row = scores.get("per_class", {}).get(name, {})
         values = " | ".join(_number(row.get(key)) for key in ("dice", "iou", "ece", "nll"))
         lines.append(f"| {name} | {values} | {row.get('voxels', 'not measured')} |")
+    regions = scores.get("regions", {})
+    if regions:
+        lines += ["", "| Union of classes | Dice, pooled | Mean ± standard deviation over cases | Voxels |"]
+        lines.append("|---|---|---|---|")
+    for name, row in regions.items():
+        spread = _spread(row.get("per_case", {}).get("dice"))
+        lines.append(f"| {name} | {_number(row.get('dice'))} | {spread} | {row.get('voxels', 'not measured')} |")
     return "\n".join(lines)
 
 

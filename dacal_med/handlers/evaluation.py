@@ -111,8 +111,14 @@ class EvaluationReport:
             values = [score(case) for score in SCORES.values()]
             writer.writerow([index, group or "", *("" if v != v else f"{v:.6g}" for v in values)])
         write_bytes(folder / "cases.csv", text.getvalue().encode())
-        path = folder / "statistics.pt"
-        save_sums(path, evaluator.cases, evaluator.class_names, evaluator.groups, evaluator.class_subsets)
+        save_sums(
+            folder / "statistics.pt",
+            evaluator.cases,
+            evaluator.class_names,
+            evaluator.groups,
+            evaluator.class_subsets,
+            evaluator.regions,
+        )
 
 
 def save_figure(figure: Figure, path: Path) -> None:

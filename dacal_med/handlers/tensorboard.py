@@ -75,11 +75,12 @@ class TensorBoardCalibration:
             self.panel(step, f"{tag}_reliability/dataset_histogram", figure)
 
     def parts(self, step: int, tag: str, scores: Mapping[str, Any]) -> None:
-        """Write the scores of each group of cases and the means over each subset of classes.
+        """Write the scores of each group of cases, the means over each subset of classes and the Dice of each region.
 
         Args:
             step: iteration.
-            tag: prefix; tags are ``<tag>_by_group/<group>/<score>`` and ``<tag>_subset/<subset>/<mean>``.
+            tag: prefix; tags are ``<tag>_by_group/<group>/<score>``, ``<tag>_subset/<subset>/<mean>`` and
+                ``<tag>_region/<region>/dice``.
             scores: of :func:`dacal_med.core.scores.summarise_run`.
         """
         values = {
@@ -89,6 +90,8 @@ class TensorBoardCalibration:
         }
         for subset, means in scores.get("class_subsets", {}).items():
             values.update({f"{tag}_subset/{subset}/{name}": value for name, value in means.items()})
+        for region, found in scores.get("regions", {}).items():
+            values[f"{tag}_region/{region}/dice"] = found["dice"]
         self.scalars(step, {name: value for name, value in values.items() if value is not None})
 
     def panel(self, step: int, tag: str, figure: Figure) -> None:

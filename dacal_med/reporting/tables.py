@@ -21,7 +21,7 @@ ABSENT = "absent"
 
 
 def score_table(scores: Mapping[str, Mapping[str, Any]], class_names: Sequence[str]) -> str:
-    """Return a plain-text table of scores at several moments, overall and by class.
+    """Return a plain-text table of scores at several moments, overall, by class and by region.
 
     Args:
         scores: summaries by moment, e.g. ``{"before": S, "after": S}`` as :func:`dacal_med.core.scores.summarise` makes
@@ -39,6 +39,9 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], class_names: Sequence[s
         for title, key in PER_CLASS:
             values = [scores[m]["per_class"][name].get(key) for m in moments]
             rows.append([name, title, *_cells(values)])
+    for name in dict.fromkeys(name for m in moments for name in scores[m].get("regions", {})):
+        found = [scores[m].get("regions", {}).get(name, {}).get("dice") for m in moments]
+        rows.append([f"region: {name}", "Dice", *_cells(found)])
     for previous, row in zip(rows[:-1][::-1], rows[1:][::-1], strict=True):
         if previous[0] == row[0]:
             row[0] = ""

@@ -165,6 +165,8 @@ def test_two_dimensional_data_in_a_bundle_for_volumes(refusal, shared_data):
         ({"num_classes": 9}, "num_classes: the trainer has 9, but class_names has"),
         ({"network_def#out_channels": 9}, "it has 9 classes and the data has"),
         ({"validate#evaluator#class_subsets": {"some": ["livre"]}}, "found no class 'livre'; did you mean 'liver'?"),
+        ({"regions": {"both": ["livre"]}}, "regions: 'both': found no class 'livre'; did you mean 'liver'?"),
+        ({"regions": {"both": []}}, "regions: 'both': found [], wanted a name and a list of class names"),
     ],
 )
 def test_wrong_settings(refusal, phantom, overrides, message):

@@ -23,8 +23,10 @@ import dacal_med
 from dacal_med.bundle import check_overrides
 from dacal_med.data.images import read_header, read_image
 from dacal_med.data.phantom_kinds import KINDS
+from dacal_med.engines import known_regions
 from dacal_med.handlers import load_weights
 from dacal_med.preparation import find_recipe
+from dacal_med.preparation.sets import brats, disc_cup
 from tests.bundles.builders import BUNDLES, FIRST, HOST_OVERLAYS, PUBLISHED, SHARED, TINY_MIT, command, configs
 from tests.conftest import ROOT
 
@@ -33,10 +35,14 @@ MAX_CHANGED_LINES = 19
 MAX_CHANGED_LINES_STREETS = 22
 STREET_KEYS = {"network_def", "learning_rate", "truth_loss_function"}
 OWN_KEYS = {
-    *("bundle_root", "dataset_dir", "spatial_dims", "in_channels", "roi_size", "background", "batch_size"),
+    *("bundle_root", "dataset_dir", "spatial_dims", "in_channels", "roi_size", "background", "regions", "batch_size"),
     *("file_patterns", "num_classes", "spacing", "intensity", "output_ext", "confidence_scale"),
 }
 SUFFIX = {2: "png", 3: "nii.gz"}
+REGIONS = {
+    "dacal_brats": ["whole tumour", "tumour core", "enhancing tumour"],
+    "dacal_fundus": ["whole disc", "optic cup"],
+}
 
 
 def test_every_folder_is_tested():
@@ -131,6 +137,7 @@ def test_training_writes_all_that_it_promises(bundle, trained_of):
     metrics = json.loads((trained / "metrics.json").read_text())
     assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib", "skipped"}
     assert list(metrics["after"]["per_class"]) == bundle.classes
+    assert list(metrics["after"].get("regions", {})) == REGIONS.get(bundle.name, [])
     assert metrics["before"]["voxels"] == metrics["after"]["voxels"] > 0
     assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == [
         "checkpoint_iteration=2.pt",
@@ -240,6 +247,21 @@ def test_exports_give_the_same_logits(bundle, trained_of, tmp_path):
     (onnx,) = session.run(None, {session.get_inputs()[0].name: image.numpy()})
     torch.testing.assert_close(script, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.from_numpy(onnx), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "class_names", "expected"),
+    [
+        ("dacal_brats", list(brats.REGIONS.names.values()), REGIONS["dacal_brats"]),
+        ("dacal_brats", list(brats.WHOLE.names.values()), []),
+        ("dacal_fundus", list(disc_cup.GREY.names.values()), REGIONS["dacal_fundus"]),
+        ("dacal_fundus", list(KINDS["vessels"].labels.values()), []),
+    ],
+)
+def test_regions_are_those_of_the_recipe_or_none(name, class_names, expected):
+    entry = BUNDLES[name].load("train")["regions"]
+    assert entry["_target_"] == "dacal_med.engines.known_regions"
+    assert list(known_regions(class_names, entry["regions"])) == expected
 
 
 @pytest.mark.parametrize("name", list(BUNDLES))

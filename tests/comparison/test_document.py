@@ -303,6 +303,27 @@ def test_groups_and_subsets_have_tables_where_there_are_any(tmp_path):
     assert rows[1] == ["Host", "—", "0.500 ± 0.141"]
 
 
+def test_regions_have_a_table_where_there_are_any(tmp_path):
+    def scores(whole, core):
+        return {
+            "dice": 0.5,
+            "regions": {
+                "whole": {"dice": whole, "voxels": 9, "per_case": {"dice": {"mean": whole - 0.1, "std": 0.25, "n": 3}}},
+                "core": {"dice": core, "voxels": 0, "per_case": {"dice": {"mean": None, "std": None, "n": 0}}},
+            },
+        }
+
+    values = {"host": [scores(0.5, None), scores(0.6, None)], "ours": [scores(0.7, None), scores(0.7, 0.2)]}
+    result = compare(tmp_path, values, methods=(HOST, Method("ours", "Ours")))
+    rows = rows_after(comparison_markdown(result, "", {}), "## Regions")
+    head = [f"{name}: Dice{kind} ↑" for name in ("whole", "core") for kind in ("", ", mean over cases")]
+    assert rows == [
+        ["method", *head],
+        ["Host", "0.550 ± 0.071", "0.450 ± 0.250", "—", "—"],
+        ["Ours", "0.700 ± 0.000", "0.600 ± 0.250", "0.200", "—"],
+    ]
+
+
 def test_without_groups_there_are_no_tables_of_them(result):
     text = comparison_markdown(result, "", {})
-    assert "## Groups" not in text and "## Subsets" not in text
+    assert not any(part in text for part in ("## Groups", "## Subsets", "## Regions"))

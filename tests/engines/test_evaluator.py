@@ -185,6 +185,34 @@ def test_subsets_that_are_none_are_refused(subsets, message):
         CalibrationEvaluator("cpu", blobs(1, 2, 1.0, 3), tiny_network(2), NAMES, class_subsets=subsets)
 
 
+@pytest.mark.parametrize("dims", [2, 3])
+def test_dice_of_regions(dims):
+    data, regions = blobs(3, dims, 1.0, 3), {"either": ["one", 2], "two alone": ["two"]}
+    data[0]["label"][data[0]["label"] == 1] = 255
+    evaluator = CalibrationEvaluator("cpu", data, tiny_network(dims), NAMES, regions=regions)
+    evaluator.run()
+    scores, found = evaluator.scores, evaluator.scores["regions"]
+    sums = evaluator.pooled.confusion
+    assert found["either"]["dice"] == 2 * int(sums[1:, 1:].sum()) / int(sums[1:].sum() + sums[:, 1:].sum())
+    assert found["either"]["voxels"] == sum(int(((x["label"] == 1) | (x["label"] == 2)).sum()) for x in data)
+    assert found["two alone"]["dice"] == scores["per_class"]["two"]["dice"]
+    by_case = [evaluator.summarise([case], [None])["regions"]["either"]["dice"] for case in evaluator.cases]
+    assert found["either"]["per_case"]["dice"]["mean"] == pytest.approx(sum(by_case) / 3)
+
+
+@pytest.mark.parametrize(
+    ("regions", "message"),
+    [
+        ({"whole": ["one", "tow"]}, "regions: 'whole': found no class 'tow'; did you mean 'two'?"),
+        ({"whole": [3]}, "regions: 'whole': found the class 3, wanted 0 to 2"),
+        ({"whole": []}, r"regions: 'whole': found \[\], wanted a name and a list of class names"),
+    ],
+)
+def test_regions_that_are_none_are_refused(regions, message):
+    with pytest.raises(InputError, match=message):
+        CalibrationEvaluator("cpu", blobs(1, 2, 1.0, 3), tiny_network(2), NAMES, regions=regions)
+
+
 def test_a_network_of_other_classes_is_named():
     evaluator = CalibrationEvaluator("cpu", blobs(1, 2, 1.0, 3), tiny_network(2), [*NAMES, "three"])
     with pytest.raises(

@@ -24,7 +24,7 @@ from dacal_med.handlers import AdaptationReport, EvaluationReport, ResumableChec
 from tests.engines.builders import blobs, tiny_network, tiny_trainer, weights
 
 NAMES = ["background", "one", "two"]
-SUBSETS = {"one": ["one"]}
+PARTS = {"class_subsets": {"one": ["one"]}, "regions": {"either": ["one", "two"]}}
 
 
 def grouped(data):
@@ -96,9 +96,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
         result["losses"] = torch.tensor(losses)
 
         for cases in (3, 1):
-            evaluator = CalibrationEvaluator(
-                "cpu", grouped(data[:cases]), tiny_network(2), NAMES, class_subsets=SUBSETS
-            )
+            evaluator = CalibrationEvaluator("cpu", grouped(data[:cases]), tiny_network(2), NAMES, **PARTS)
             evaluator.run()
             result[f"scores_{cases}"] = evaluator.scores
 
@@ -169,8 +167,9 @@ def test_scores_do_not_depend_on_the_number_of_ranks(results):
     _, ranks = results
     for cases in (3, 1):  # uneven shards, and a rank without a case
         data = grouped(blobs(3, 2, -1.0, 9)[:cases])
-        evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES, class_subsets=SUBSETS)
+        evaluator = CalibrationEvaluator("cpu", data, tiny_network(2), NAMES, **PARTS)
         evaluator.run()
+        assert evaluator.scores["regions"]["either"]["per_case"]["dice"]["n"] == cases
         for rank in ranks:
             assert repr(rank[f"scores_{cases}"]) == repr(evaluator.scores)  # to the last bit
 

@@ -110,6 +110,7 @@ def test_the_card_says_what_was_measured_and_what_was_not(bundle, site_of):
     for k, name in enumerate(bundle.classes):
         assert f"| {k} | {name} |" in card
         assert f"| {name} | {0.5 + k / 64:.4g} | 0.6875 | 0.03125 | 0.4375 | 4096 |" in card
+    assert "| all of them | 0.7031 | 0.5938 ± 0.062 (2 cases) | 8192 |" in card
     assert ("Research only: not for driving" if bundle.streets else "Not a medical device") in card
     assert "Not measured:" in card
 

@@ -19,16 +19,17 @@ from dacal_med.engines import CalibrationEvaluator
 from dacal_med.errors import InputError
 from dacal_med.handlers import AdaptationReport, EvaluationReport, Progress, ResumableCheckpoint
 from dacal_med.handlers.progress import shown
+from dacal_med.handlers.sums import load_sums
 from tests.engines.builders import blobs, tiny_trainer, weights
 
 NAMES = ["background", "one", "two"]
 
 
-def report_on(folder, trainer, dims=2, count=3, names=NAMES, groups=None, subsets=None, **options):
+def report_on(folder, trainer, dims=2, count=3, names=NAMES, groups=None, subsets=None, regions=None, **options):
     data = blobs(count, dims, -1.0, 9)
     if groups is not None:
         data = [{**item, "group": group} for item, group in zip(data, groups, strict=True)]
-    evaluator = CalibrationEvaluator("cpu", data, trainer.network, names, class_subsets=subsets)
+    evaluator = CalibrationEvaluator("cpu", data, trainer.network, names, class_subsets=subsets, regions=regions)
     report = AdaptationReport(EvaluationReport(evaluator, folder), folder, folder / "model.pt", **options)
     report.attach(trainer)
     return report
@@ -118,9 +119,10 @@ def test_tensorboard_holds_losses_temperatures_scores_and_pictures(tmp_path):
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_groups_and_subsets_are_in_every_report(tmp_path, dims):
-    trainer = tiny_trainer(dims)
-    report_on(tmp_path, trainer, dims, groups=["fog", "night", "fog"], subsets={"one alone": ["one"]})
+def test_groups_subsets_and_regions_are_in_every_report(tmp_path, capsys, dims):
+    trainer, groups = tiny_trainer(dims), ["fog", "night", "fog"]
+    parts = {"subsets": {"one alone": ["one"]}, "regions": {"either": ["one", "two"]}}
+    report_on(tmp_path, trainer, dims, groups=groups, **parts)
     trainer.run()
     after = json.loads((tmp_path / "metrics.json").read_text())["after"]
     assert {name: group["cases"] for name, group in after["per_group"].items()} == {"fog": 2, "night": 1}
@@ -135,8 +137,11 @@ def test_groups_and_subsets_are_in_every_report(tmp_path, dims):
         ("target_val_by_group/fog/dice", after["per_group"]["fog"]["dice"]),
         ("target_val_by_group/night/ece", after["per_group"]["night"]["ece"]),
         ("target_val_subset/one alone/miou", after["class_subsets"]["one alone"]["miou"]),
+        ("target_val_region/either/dice", after["regions"]["either"]["dice"]),
     ):
         assert events.Scalars(tag)[-1].value == pytest.approx(value, rel=1e-6)
+    assert load_sums(tmp_path / "statistics.pt").summarise()["regions"] == after["regions"]
+    assert f"{after['regions']['either']['dice']:.4f}" in capsys.readouterr().out.partition("region: either")[2]
 
 
 def test_other_classes_than_are_evaluated_are_refused_before_training(tmp_path):

@@ -31,22 +31,24 @@ def test_every_score_comes_back(tmp_path):
     assert loaded.summarise() == summarise_run(cases, ["a", "b", "c"])
 
 
-def test_groups_and_subsets_come_back(tmp_path):
+def test_groups_subsets_and_regions_come_back(tmp_path):
     cases, names, subsets = [case(seed) for seed in range(3)], ["a", "b", "c"], {"two": ["a", "c"]}
-    save_sums(tmp_path / "statistics.pt", cases, names, ["y", None, "x"], subsets)
+    regions = {"union": ["b", "c"]}
+    save_sums(tmp_path / "statistics.pt", cases, names, ["y", None, "x"], subsets, regions)
     loaded = load_sums(tmp_path / "statistics.pt")
     assert loaded.groups == ["y", None, "x"]
-    assert loaded.summarise() == summarise_run(cases, names, ["y", None, "x"], subsets)
+    assert loaded.summarise() == summarise_run(cases, names, ["y", None, "x"], subsets, regions)
+    assert loaded.regions == regions
     assert list(loaded.summarise()["per_group"]) == ["x", "y"]
 
 
 def test_files_of_earlier_versions_have_no_groups(tmp_path):
     save_sums(tmp_path / "statistics.pt", [case(0)], ["a", "b", "c"])
     content = torch.load(tmp_path / "statistics.pt", weights_only=True)
-    del content["groups"], content["class_subsets"]
+    del content["groups"], content["class_subsets"], content["regions"]
     torch.save(content, tmp_path / "statistics.pt")
     loaded = load_sums(tmp_path / "statistics.pt")
-    assert (loaded.groups, loaded.class_subsets) == ([None], {})
+    assert (loaded.groups, loaded.class_subsets, loaded.regions) == ([None], {}, {})
 
 
 def test_another_file_is_refused(tmp_path):
@@ -57,6 +59,9 @@ def test_another_file_is_refused(tmp_path):
         load_sums(tmp_path / "statistics.pt")
     save_sums(tmp_path / "statistics.pt", [case(0)], ["a", "b", "c"])
     content = torch.load(tmp_path / "statistics.pt", weights_only=True)
+    torch.save({**content, "regions": {"union": ["d"]}}, tmp_path / "statistics.pt")
+    with pytest.raises(InputError, match=r"subsets or regions of the unknown class\(es\) \['d'\]"):
+        load_sums(tmp_path / "statistics.pt")
     content["cases"][0]["confusion"] = torch.zeros(2, 2, dtype=torch.int64)
     torch.save(content, tmp_path / "statistics.pt")
     with pytest.raises(InputError, match="confusion: found"):

@@ -15,6 +15,7 @@ import pytest
 from dacal_med.errors import InputError
 from dacal_med.preparation.sets import amos, brats, cc359, mnms, saml
 from dacal_med.preparation.sets.hippocampus import BOX_MM, OASIS_TABLE, crop_around
+from tests.conftest import ROOT
 from tests.preparation.builders import AFFINE, affine_of, checked, holding, made, names, noise, save, values_of
 
 SHAPE = (6, 5, 5)
@@ -207,6 +208,22 @@ def test_brats(glioma: Path, tmp_path: Path):
     number = int(patients[0][-3:])
     np.testing.assert_array_equal(values_of(data.source[0]["image"]), noise(SHAPE, number + 1000))
     checked(data)
+
+
+@pytest.mark.parametrize(("source", "target"), [("t1", "t2"), ("flair", "t1ce")])
+def test_brats_pairs_of_the_readme(glioma: Path, tmp_path: Path, source: str, target: str):
+    data = made(
+        "brats_contrast2contrast",
+        {"data": glioma},
+        tmp_path / "out",
+        partial=True,
+        source_contrast=source,
+        target_contrast=target,
+    )
+    assert {name.rsplit("_", 1)[1] for name in names(data.source)} == {source}
+    assert {name.rsplit("_", 1)[1] for name in names((*data.target_train, *data.target_val))} == {target}
+    readme = (ROOT / "bundles" / "dacal_brats" / "docs" / "README.md").read_text()
+    assert f"--source-contrast {source} --target-contrast {target} --out" in readme
 
 
 def test_brats_whole_tumour(glioma: Path, tmp_path: Path):

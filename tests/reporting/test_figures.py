@@ -140,3 +140,9 @@ def test_table_shows_change_and_what_is_absent():
     assert lines[-1].split() == ["NLL", "absent", "absent"]
     assert len({len(line) for line in lines if "absent" not in line}) == 1
     assert "change" not in score_table({"score": summary(0.5)}, ["one", "two"])
+
+
+def test_table_shows_regions():
+    first, second = ({**summary(0.25), "regions": {"both": {"dice": value}}} for value in (None, 0.75))
+    lines = score_table({"before": first, "after": second}, ["one", "two"]).splitlines()
+    assert lines[-1].split() == ["region:", "both", "Dice", "absent", "0.7500"]
