@@ -119,6 +119,24 @@ def test_mr_to_ct_and_the_seed(btcv: Path, chaos: Path, tmp_path: Path):
     assert len(others) > 1
 
 
+@pytest.mark.parametrize(
+    ("recipe", "source", "evaluated", "trained"),
+    [
+        ("abdomen_ct2mr", "btcv_%04d", "chaos_01", "chaos_%02d"),
+        ("abdomen_mr2ct", "chaos_%02d", "btcv_0001", "btcv_%04d"),
+    ],
+)
+def test_the_split_of_sifa(btcv: Path, chaos: Path, tmp_path: Path, recipe, source, evaluated, trained):
+    """Its test cases are evaluated and, of the source, not used; of those it names, the fixtures have number 1."""
+    folders = (btcv, chaos) if recipe == "abdomen_ct2mr" else (chaos, btcv)
+    given = dict(zip(("source", "target"), folders, strict=True))
+    data = made(recipe, given, tmp_path / "out", partial=True, split="sifa")
+    assert names(data.source) == [source % number for number in range(2, 6)]
+    assert names(data.target_train) == [trained % number for number in range(2, 6)]
+    assert names(data.target_val) == [evaluated]
+    assert "Published: test cases of SIFA: CT 1, 9," in (tmp_path / "out" / "dataset.md").read_text()
+
+
 def test_incomplete_downloads_are_refused(btcv: Path, chaos: Path, tmp_path: Path):
     with pytest.raises(InputError, match=r"Training: found 5 labelled CT\(s\); wanted 30 \(--partial"):
         made("abdomen_ct2mr", {"source": btcv, "target": chaos}, tmp_path / "out")

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Abdominal organs, BTCV CT and CHAOS T2-SPIR MR, both directions: liver, right and left kidney, spleen.
 
-The task of SIFA (Chen et al., IEEE TMI 39, 2020, doi 10.1109/TMI.2020.2972701), whose own split (80 % and 20 % of
-each data set) was never published by id; the split here is by patient, at random, with a seed.
+The task of SIFA (Chen et al., IEEE TMI 39, 2020, doi 10.1109/TMI.2020.2972701). Its test cases are those that its
+first author names in https://github.com/cchen-cc/SIFA/issues/34 and 43; with ``--split sifa`` they are evaluated and
+all others train. By default the split is by patient, at random, with a seed, and all of the source is used.
 
 CHAOS gives grey values as ranges (63: 55 to 70, and so on) and calls every other value background. Only 0 and the
 torso that it names (32: 28 to 35) are taken as background here; anything else is an error. That its ground truth
@@ -26,7 +27,7 @@ from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, Volume, labelled
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.reading import order_slices, read_dicom, read_mask, read_volume
-from dacal_med.preparation.recipe import Owner, Recipe, Request, Role
+from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
 from dacal_med.preparation.split import split_patients
 
 BTCV = Owner(
@@ -73,7 +74,12 @@ CHAOS_LAYOUT = (
     "Train_Sets/MR/<id>/T2SPIR/DICOM_anon/*.dcm and Train_Sets/MR/<id>/T2SPIR/Ground/*.png (20 patients; the test sets "
     "have no ground truth)"
 )
-SPLIT = "by patient, at random with a seed: 80 % of the target for training, 20 % for evaluation (SIFA's are unknown)"
+SIFA_TEST = {
+    "ct": frozenset(f"btcv_{number:04d}" for number in (1, 9, 30, 32, 33, 39)),
+    "mr": frozenset(f"chaos_{number:02d}" for number in (1, 13, 32, 38)),
+}
+SIFA_SPLIT = "test cases of SIFA: CT 1, 9, 30, 32, 33, 39; MR 1, 13, 32, 38"
+SPLIT = f"by patient, at random with a seed: 80 % of the target for training, 20 % for evaluation; or {SIFA_SPLIT}"
 _SHARES: dict[Part, Fraction] = {"target_train": Fraction(4, 5), "target_val": Fraction(1, 5)}
 
 Maker = Callable[[Part], Case]
@@ -153,18 +159,27 @@ def _plan(source: str, request: Request) -> Plan:
     readers = {"ct": (_btcv, BTCV_TABLE), "mr": (_chaos, CHAOS_TABLE)}
     target = "mr" if source == "ct" else "ct"
     read, source_table = readers[source]
-    cases = [make("source") for make in read(request.folders["source"], incomplete=request.partial).values()]
+    makers = read(request.folders["source"], incomplete=request.partial)
+    published = request.choices["split"] == "sifa"
+    left_out = SIFA_TEST[source] if published else frozenset()
+    cases = [make("source") for name, make in makers.items() if name not in left_out]
     read, target_table = readers[target]
     makers = read(request.folders["target"], incomplete=request.partial)
-    parts = split_patients(makers, _SHARES, request.seed)
+    if published:
+        parts: dict[str, Part] = {n: "target_val" if n in SIFA_TEST[target] else "target_train" for n in makers}
+        split = f"Published: {SIFA_SPLIT}. All other {source.upper()} are the source, all other {target.upper()} train."
+    else:
+        parts = split_patients(makers, _SHARES, request.seed)
+        split = (
+            f"All labelled {source.upper()} are the source. {target.upper()}: 80 % for training, 20 % for evaluation, "
+            f"by patient, at random (seed {request.seed}), not the published {SIFA_SPLIT}."
+        )
     cases += [make(parts[name]) for name, make in makers.items()]
     return Plan(
         title=f"Abdomen, {source.upper()} to {target.upper()}",
         tables={"source": source_table, "target": target_table},
         cases=tuple(cases),
-        split=f"All labelled {source.upper()} are the source. {target.upper()}: 80 % for training, 20 % for "
-        f"evaluation, "
-        f"by patient, at random (seed {request.seed}); the ids that SIFA drew in the same shares are not published.",
+        split=split,
         modality={"source": source.upper(), "target": target.upper()},
         notes=("Whole volumes; CT shows more of the body than MR, published works crop it to the organs.",),
     )
@@ -179,6 +194,7 @@ RECIPES = tuple(
         plan=partial(_plan, source),
         labels="liver, right kidney, left kidney, spleen",
         split=SPLIT,
+        choices=(Choice("split", ("random", "sifa"), "random", "which cases are evaluated; sifa: those of SIFA"),),
     )
     for source, target in (("ct", "mr"), ("mr", "ct"))
 )
