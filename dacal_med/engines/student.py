@@ -39,13 +39,14 @@ def term_losses(network: nn.Module, inferer: Inferer, term: LossTerm, loss_funct
         loss_function: of logits, targets and weights.
 
     Raises:
-        InputError: if the network has another number of classes than the targets, or another size than its image.
+        InputError: if the network does not take the image, has another number of classes than the targets, or another
+            size than its image.
     """
     batch = term.batch
     with ExitStack() as stack:
         extra = None if term.extra is None else stack.enter_context(term.extra.watching(network))
         parts = stack.enter_context(network.auxiliary_outputs()) if isinstance(network, HasAuxiliaryOutputs) else []
-        logits = checked_logits(inferer(batch.image, network), batch.image, batch.targets.shape[1])
+        logits = predicted_logits(network, inferer, batch.image, batch.targets.shape[1])
         loss = loss_function(at_least_single(logits), batch.targets, batch.weights)
         total = (1.0 - sum(part.weight for part in parts)) * loss
         for part in parts:
@@ -57,17 +58,30 @@ def term_losses(network: nn.Module, inferer: Inferer, term: LossTerm, loss_funct
     return losses
 
 
-def checked_logits(logits: object, image: Tensor, num_classes: int) -> Tensor:
-    """Return what a network gave, if it is one channel for each class at the size of its image.
+def predicted_logits(network: nn.Module, inferer: Inferer, image: Tensor, num_classes: int) -> Tensor:
+    """Return what a network gives, if it is one channel for each class at the size of its image.
 
     Args:
-        logits: what it gave.
-        image: ``(B, channels, *spatial)``, what it saw.
+        network: that predicts.
+        inferer: how it sees the batch.
+        image: ``(B, channels, *spatial)``.
         num_classes: number of classes of the data.
 
     Raises:
-        InputError: saying what was found and wanted.
+        InputError: if the network does not take the image, or gives something else; saying what was found and wanted.
     """
+    try:
+        logits: object = inferer(image, network)
+    except (torch.OutOfMemoryError, torch.AcceleratorError, InputError):
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:
+        # What a network cannot take is the configuration's mistake.
+        problem = " ".join(str(error).split())[:200]
+        raise InputError(
+            f"network_def, roi_size: {type(network).__name__} does not take images of shape {tuple(image.shape)} "
+            f"(B, channels, *spatial); wanted axes that it can halve as often as it does, and channels that it has: "
+            f"{problem}"
+        ) from error
     wanted = (image.shape[0], num_classes, *image.shape[2:])
     if isinstance(logits, Tensor) and tuple(logits.shape) == wanted:
         return logits

@@ -27,7 +27,7 @@ from dacal_med.engines.hosts import Host, LossTerm
 from dacal_med.engines.labellers import temperature_statistics
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
-from dacal_med.engines.student import Loss, MicroBatch, StudentUpdate, checked_logits
+from dacal_med.engines.student import Loss, MicroBatch, StudentUpdate, predicted_logits
 from dacal_med.engines.teacher import Teacher
 from dacal_med.errors import InputError
 
@@ -322,8 +322,8 @@ class AdaptationTrainer(Trainer):
     def _teacher_logits(self, image: Tensor) -> Tensor:
         with torch.no_grad(), self.precision.autocast(self.state.device):
             parts = in_parts(image, self.accumulate)
-            outputs = [(self.inferer(part, self.teacher.network), part) for part in parts]
-            return torch.cat([at_least_single(checked_logits(o, part, self.num_classes)) for o, part in outputs])
+            network, classes = self.teacher.network, self.num_classes
+            return torch.cat([at_least_single(predicted_logits(network, self.inferer, x, classes)) for x in parts])
 
     def _micro_batches(
         self, batch: DomainBatch, mask: Tensor | None, pseudo: PseudoLabels | None, hard: PseudoLabels | None

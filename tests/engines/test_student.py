@@ -7,9 +7,10 @@ from __future__ import annotations
 import pytest
 import torch
 from monai.inferers import SimpleInferer
+from monai.networks.nets import UNet
 from torch import nn
 
-from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
+from dacal_med.core.batch import LabelledBatch, from_labels, soft_cross_entropy
 from dacal_med.engines import HRDA
 from dacal_med.engines.hosts import LossTerm
 from dacal_med.engines.student import term_losses
@@ -69,3 +70,18 @@ def test_a_network_whose_output_is_smaller_than_its_image_is_named():
         InputError, match=r"found \(2, 3, 4, 4\) for images \(2, 1, 8, 8\), wanted logits \(2, 3, 8, 8\)$"
     ):
         term_losses(nn.Conv2d(1, 3, 2, 2), SimpleInferer(), LossTerm("mix", batch(), 1.0), soft_cross_entropy)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (UNet(2, 1, 3, (4, 8, 8), (2, 2)), r"roi_size: UNet does not take images of shape \(1, 1, 6, 6\)"),
+        (nn.Conv2d(4, 3, 1), "Conv2d does not take images .* to have 4 channels"),
+        (nn.Conv3d(1, 3, 1), "Conv3d does not take images"),
+    ],
+)
+def test_images_that_the_network_does_not_take_are_named(network, message):
+    labels = torch.zeros(1, 1, 6, 6, dtype=torch.long)
+    term = LossTerm("source", from_labels(torch.randn(1, 1, 6, 6), labels, 3))
+    with pytest.raises(InputError, match=message):
+        term_losses(network, SimpleInferer(), term, soft_cross_entropy)
