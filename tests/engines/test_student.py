@@ -77,7 +77,6 @@ def test_a_network_whose_output_is_smaller_than_its_image_is_named():
     [
         (UNet(2, 1, 3, (4, 8, 8), (2, 2)), r"roi_size: UNet does not take images of shape \(1, 1, 6, 6\)"),
         (nn.Conv2d(4, 3, 1), "Conv2d does not take images .* to have 4 channels"),
-        (nn.Conv3d(1, 3, 1), "Conv3d does not take images"),
     ],
 )
 def test_images_that_the_network_does_not_take_are_named(network, message):
