@@ -138,6 +138,7 @@ class StudentUpdate:
         self.precision = precision
         self.scaler = scaler
         self.max_gradient_norm = max_gradient_norm
+        self._buffers: list[Tensor] = []
 
     def backward(self, parts: Sequence[MicroBatch]) -> dict[str, float]:
         """Set the gradients to those of the mean loss of the parts, scaled by the scaler if there is one.
@@ -146,6 +147,8 @@ class StudentUpdate:
             The losses by name, means over the parts.
         """
         self.optimizer.zero_grad(set_to_none=True)
+        # An image that is not finite reaches batch-norm statistics before its loss is known.
+        self._buffers = _copies(self.network)
         sums = self._recorded(parts) if len(parts) > 1 else {}
         losses: dict[str, float] = {}
         for part in parts:
@@ -162,7 +165,7 @@ class StudentUpdate:
         return losses
 
     def step(self, losses: Mapping[str, float]) -> str:
-        """Take the step, on all ranks or on none.
+        """Take the step, on all ranks or on none; where it is not taken, buffers go back to before :meth:`backward`.
 
         Args:
             losses: of this rank, of which one that is not finite prevents the step.
@@ -171,6 +174,13 @@ class StudentUpdate:
             ``"taken"``; ``"not_finite"`` if a loss or gradient of any rank is not; ``"overflow"`` if a gradient is too
             large for float16 at the present scale, which the scaler then lowers.
         """
+        outcome = self._take(losses)
+        if outcome != "taken":
+            _set_back(self.network, self._buffers)
+        self._buffers = []
+        return outcome
+
+    def _take(self, losses: Mapping[str, float]) -> str:
         finite = not any_rank(not all(math.isfinite(value) for value in losses.values()))
         if finite and self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
@@ -215,9 +225,18 @@ class StudentUpdate:
 @contextmanager
 def _unmoved_buffers(network: nn.Module) -> Iterator[None]:
     """Set buffers (batch-norm statistics) back at the end."""
-    before = [buffer.clone() for buffer in network.buffers()]
+    before = _copies(network)
     try:
         yield
     finally:
-        for buffer, value in zip(network.buffers(), before, strict=True):
-            buffer.copy_(value)
+        _set_back(network, before)
+
+
+def _copies(network: nn.Module) -> list[Tensor]:
+    return [buffer.detach().clone() for buffer in network.buffers()]
+
+
+@torch.no_grad()
+def _set_back(network: nn.Module, before: Sequence[Tensor]) -> None:
+    for buffer, value in zip(network.buffers(), before, strict=True):
+        buffer.copy_(value)

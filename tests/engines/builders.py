@@ -83,6 +83,6 @@ def tiny_trainer(
 
 
 def weights(trainer: AdaptationTrainer) -> torch.Tensor:
-    """Student, teacher and labeller as one vector."""
+    """Student, teacher and labeller as one vector, buffers (batch-norm statistics, ``log_centre``) included."""
     modules = (trainer.network, trainer.teacher.network, trainer.labeller)
-    return torch.cat([p.detach().flatten() for module in modules for p in module.parameters()])
+    return torch.cat([value.detach().flatten() for module in modules for value in module.state_dict().values()])

@@ -10,9 +10,9 @@ from ignite.engine import Events
 
 from dacal_med.core.batch import in_parts
 from dacal_med.core.mixing import BoxMask
-from dacal_med.engines import dice_cross_entropy, make_host
+from dacal_med.engines import TemperatureFeedback, dice_cross_entropy, make_host
 from dacal_med.errors import InputError
-from tests.engines.builders import tiny_network, tiny_trainer, weights
+from tests.engines.builders import blobs, tiny_network, tiny_trainer, weights
 
 
 def double(dims):
@@ -46,8 +46,11 @@ def run(dtype=torch.float64, dims=2, **options):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_equals_the_large_batch(dims):
-    (whole, _), (two, trainer) = run(torch.float32, dims), run(torch.float32, dims, accumulate=2)
+    feedback = [TemperatureFeedback(blobs(3, dims, 1.0, 4), highest=4.0) for _ in range(2)]
+    whole, _ = run(torch.float32, dims, feedback=feedback[0])
+    two, trainer = run(torch.float32, dims, feedback=feedback[1], accumulate=2)
     assert float((whole - two).abs().max()) < 1e-5
+    assert float(trainer.labeller.log_centre) != 0.0
     assert trainer.state.iteration == 9
 
 

@@ -14,7 +14,7 @@ from dacal_med.engines import ComplementaryTruth, make_labeller
 from dacal_med.engines.labellers import temperature_statistics
 from dacal_med.engines.trainer import NonFiniteLossError
 from dacal_med.errors import InputError
-from tests.engines.builders import CLASSES, tiny_trainer, weights
+from tests.engines.builders import CLASSES, tiny_network, tiny_trainer, weights
 
 
 def record(trainer):
@@ -150,6 +150,30 @@ def test_a_gradient_that_is_not_finite_is_skipped_too():
         trainer.run()
     assert trainer.state.iteration == 3
     assert torch.equal(weights(trainer), start)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("domain", ["source", "target"])
+def test_an_infinite_voxel_leaves_nothing_in_batch_norm(domain, accumulate):
+    """Statistics move in the forward pass, before the loss tells that the step is to be skipped."""
+    make = lambda dims: tiny_network(dims, norm="batch")  # noqa: E731
+    trainer = tiny_trainer(make_network=make, accumulate=accumulate, meta={"every": 1})
+    moved = []
+
+    @trainer.on(Events.ITERATION_STARTED(once=5))
+    def spoil(engine):
+        engine.state.batch[domain]["image"][0, 0, 8, 8] = math.inf
+        moved.append([buffer.clone() for buffer in engine.network.buffers()])
+
+    trainer.add_event_handler(
+        Events.ITERATION_COMPLETED(once=5), lambda e: moved.append([b.clone() for b in e.network.buffers()])
+    )
+    trainer.run()
+    assert trainer.skipped == trainer.state.meta_skipped == 1
+    assert all(torch.equal(before, after) for before, after in zip(*moved, strict=True))
+    for network in (trainer.network, trainer.teacher.network):
+        assert all(torch.isfinite(value).all() for value in network.state_dict().values())
+    assert torch.isfinite(trainer.teacher.network(torch.rand(1, 1, 16, 16))).all()
 
 
 def test_non_finite_meta_gradients_are_skipped_counted_and_stop_in_the_end():
