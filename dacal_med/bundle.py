@@ -10,7 +10,9 @@ import json
 import math
 import os
 import pydoc
+import signal
 import sys
+import threading
 import traceback
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,7 +119,7 @@ def find_root(name: str) -> str:
 
 
 def start(argv: Sequence[str] | None = None) -> None:
-    """Prepare the process: threads, readable errors, no misspelt overrides. The first line of ``initialize``.
+    """Prepare the process: readable errors, SIGTERM, threads, no misspelt overrides. The first line of ``initialize``.
 
     Args:
         argv: the command line without the program; that of the process by default.
@@ -126,10 +128,33 @@ def start(argv: Sequence[str] | None = None) -> None:
         InputError: for an override whose key the configuration does not have.
     """
     show_input_errors_plainly()
+    end_well_at_sigterm()
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads is not None:
         torch.set_num_threads(int(threads))
     check_overrides(sys.argv[1:] if argv is None else argv)
+
+
+def end_well_at_sigterm() -> None:
+    """Let SIGTERM (a cluster's preemption) end the process with status 0 and a line, while there is nothing to save.
+
+    A training's own handler (:class:`~dacal_med.handlers.ResumableCheckpoint`) takes its place as long as it runs.
+    Where someone else handles SIGTERM, and outside the main thread, which alone may, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        return
+    owner = os.getpid()
+
+    def end(number: int, frame: types.FrameType | None) -> None:
+        if os.getpid() != owner:  # a process that loads data, which has nothing to tell
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        # Not print: the signal may have interrupted one.
+        os.write(2, b"\ndacal_med: ended by SIGTERM outside training, nothing to save; start it again\n")
+        raise SystemExit(0)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 def show_input_errors_plainly() -> None:

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import signal
+import subprocess
 import sys
 
 import pytest
@@ -16,6 +19,14 @@ from tests.conftest import ROOT
 
 TRAIN = str(ROOT / "bundles" / "dacal_ct2mr" / "configs" / "train.json")
 HARD = str(ROOT / "bundles" / "dacal_ct2mr" / "configs" / "hard_labels.json")
+
+
+@pytest.fixture(autouse=True)
+def sigterm():
+    """Tests start with the system's handling of SIGTERM, and leave what they found."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +121,31 @@ def test_start_takes_the_threads_of_the_environment(monkeypatch):
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
+
+
+def test_sigterm_before_training_ends_with_a_line_and_status_0(tmp_path, subprocess_environment):
+    """As it comes while the data are checked, through ``monai.bundle run``."""
+    config = tmp_path / "train.json"
+    waits = ["$dacal_med.bundle.start()", "$print('checking', flush=True)", "$time.sleep(120)"]
+    imports = ["$import time", "$import dacal_med"]
+    config.write_text(json.dumps({"imports": imports, "initialize": waits, "run": ["$print('trained')"]}))
+    line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(line, cwd=ROOT, env=subprocess_environment, **pipes)
+    assert any("checking" in said for said in process.stdout)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert errors.endswith("\ndacal_med: ended by SIGTERM outside training, nothing to save; start it again\n")
+    assert "Traceback" not in errors
+    assert "trained" not in output
+
+
+def test_sigterm_that_someone_handles_is_left_to_them():
+    theirs = lambda number, frame: None  # noqa: E731
+    signal.signal(signal.SIGTERM, theirs)
+    bundle.end_well_at_sigterm()
+    assert signal.getsignal(signal.SIGTERM) is theirs
 
 
 def wrapped(error):
