@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ COUNTERS = ("skipped", "meta_skipped", "overflows", "skipped_in_a_row", "meta_sk
 
 
 class NonFiniteLossError(RuntimeError):
-    """Too many iterations in a row gave a loss or gradient that is not a number; the last checkpoint is good."""
+    """Losses, gradients or weights that are not numbers, beyond what is skipped; the last checkpoint is good."""
 
 
 class AdaptationTrainer(Trainer):
@@ -158,6 +159,7 @@ class AdaptationTrainer(Trainer):
         broadcast_module(labeller)
         self.teacher = Teacher(network, teacher_decay)
         self.accumulate = accumulate
+        self.last_checkpoint: Path | None = None  # that this run wrote or continued from
         super().__init__(
             device=device,
             max_epochs=max_epochs,
@@ -201,6 +203,12 @@ class AdaptationTrainer(Trainer):
     def source_iterations(self) -> int:
         """Iterations on source alone: those of warm-up and settling."""
         return (self.warmup_epochs + self.settle_epochs) * int(self.state.epoch_length)
+
+    @property
+    def way_on(self) -> str:
+        """What to do after what stops the run: from where it can be continued."""
+        path = self.last_checkpoint
+        return "start anew: no checkpoint was saved" if path is None else f"resume from the last good one, {path}"
 
     @property
     def self_training(self) -> bool:
@@ -364,8 +372,7 @@ class AdaptationTrainer(Trainer):
         if getattr(self.state, row) >= self.max_skipped:
             raise NonFiniteLossError(
                 f"{getattr(self.state, row)} iterations in a row gave a non-finite {what}, the last one iteration "
-                f"{self.state.iteration}; lower the learning rate or set max_gradient_norm, then resume from the last "
-                f"checkpoint"
+                f"{self.state.iteration}; lower the learning rate or set max_gradient_norm, then {self.way_on}"
             )
 
     def _output(self) -> dict[str, float]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import time
 from collections.abc import Mapping
@@ -108,10 +109,24 @@ class AdaptationReport:
         return {"before": self.scores["before"], "tables": self.tables, "seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore what :meth:`state_dict` returned."""
-        self.scores["before"] = state["before"]
-        self.tables = dict(state["tables"])
-        self._seconds = float(state["seconds"])
+        """Restore what :meth:`state_dict` returned.
+
+        Raises:
+            InputError: if it is something that the final report cannot be made of.
+        """
+        before = state["before"]
+        try:
+            tables = {moment: table_as_lists(table_from_lists(lists)) for moment, lists in state["tables"].items()}
+            seconds = float(state["seconds"])
+            if before is not None and self.evaluation is not None:
+                score_table({"before": before}, self.evaluation.evaluator.class_names)
+        except Exception as error:  # whatever else is there fails in a way of its own
+            raise InputError(f"report: holds no scores and tables ({type(error).__name__}: {error})") from error
+        if not 0.0 <= seconds < math.inf:
+            raise InputError(f"report.seconds: found {seconds}, wanted a number from 0")
+        self.scores["before"] = before
+        self.tables = tables
+        self._seconds = seconds
         self._since = time.monotonic()
 
     @property

@@ -18,8 +18,10 @@ import torch
 from ignite.engine import Engine, Events
 
 from dacal_med.engines.parallel import any_rank, barrier, is_main, world_size
+from dacal_med.engines.trainer import NonFiniteLossError
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
+from dacal_med.handlers.soundness import check_parts, not_finite
 from dacal_med.reporting.files import replacing, write_bytes
 
 if TYPE_CHECKING:
@@ -59,9 +61,10 @@ class ResumableCheckpoint:
     """Saves everything a run needs to continue, every few epochs and when it is interrupted.
 
     Files are written to a temporary name, brought to the disk and renamed; older ones go only then, so that the newest
-    ``n_saved`` whole ones are there whatever happens. Loading uses ``weights_only=True`` and checks the sums of the
-    content. The first Ctrl-C or SIGTERM (a cluster's preemption) lets the running iteration finish, saves and ends the
-    run without an error, all ranks after the same iteration; a second Ctrl-C stops at once.
+    ``n_saved`` whole ones are there whatever happens. Weights or moments of the optimizer that are not finite are never
+    saved. Loading uses ``weights_only=True``, checks the sums of the content, and that it can be what a run saved
+    (kinds, shapes, finite numbers). The first Ctrl-C or SIGTERM (a cluster's preemption) lets the running iteration
+    finish, saves and ends the run without an error, all ranks after the same iteration; a second Ctrl-C stops at once.
 
     Args:
         folder: where checkpoints go.
@@ -105,6 +108,7 @@ class ResumableCheckpoint:
         self.interrupted_by: int | None = None
         self._interrupted_at = 0.0
         self._previous_handlers: dict[int, Any] = {}
+        self._not_finite_as_built: frozenset[str] = frozenset()
 
     def attach(self, trainer: AdaptationTrainer) -> None:
         """Register on ``trainer``: resume at the start, save by epoch and on interruption."""
@@ -129,6 +133,8 @@ class ResumableCheckpoint:
                     leftover.unlink()
         except OSError as error:
             raise InputError(f"cannot write checkpoints to {self.folder}: {error.strerror or error}") from error
+        # Constants of a network may be infinite, such as a mask of attention.
+        self._not_finite_as_built = frozenset(not_finite(trainer.checkpoint_objects()))
         resume = bool(self.resume)
         if isinstance(self.resume, str) and self.resume.lower() == "auto":
             resume = bool(_checkpoints(self.folder))
@@ -143,19 +149,14 @@ class ResumableCheckpoint:
         self._take_signals(trainer)
 
     def _load(self, trainer: AdaptationTrainer) -> None:
-        path, state = self._read()
         objects = self.objects(trainer)
-        missing = sorted(set(objects) - set(state))
-        if missing:
-            raise InputError(
-                f"{path} belongs to another configuration: found parts {sorted(state)}, "
-                f"but this run needs {missing} too"
-            )
+        path, state = self._read(trainer, objects)
         try:
             for name, thing in objects.items():
                 thing.load_state_dict(state[name])
         except Exception as error:  # each part raises whatever a foreign state leads it to
             raise InputError(f"cannot resume from {path}: {_told(error)}") from error
+        trainer.last_checkpoint = path
         logger.info(f"resumed from {path} at iteration {trainer.state.iteration}")
 
     def _fork(self, trainer: AdaptationTrainer) -> None:
@@ -172,29 +173,44 @@ class ResumableCheckpoint:
             raise InputError(f"fork_from: {path} is of iteration {found}, wanted {wanted}, the end of settling")
         try:
             objects["description"].load_state_dict(state["description"], may_differ=_OWN)
-            for name, thing in objects.items():
-                if name not in _OWN_PARTS:
-                    thing.load_state_dict(state[name])
+            parts = {name: thing for name, thing in objects.items() if name not in _OWN_PARTS}
+            check_parts(trainer, parts, state)
+            for name, thing in parts.items():
+                thing.load_state_dict(state[name])
         except Exception as error:
             raise InputError(f"cannot fork from {path}: {_told(error)}") from error
         logger.info(f"forked from {path} at iteration {trainer.state.iteration}")
 
-    def _read(self) -> tuple[Path, dict[str, Any]]:
-        """Return the newest checkpoint that can be read, or the one asked for."""
+    def _read(self, trainer: AdaptationTrainer, objects: Mapping[str, Any]) -> tuple[Path, dict[str, Any]]:
+        """Return the newest checkpoint that is whole, or the one asked for; one of another run is refused."""
         if isinstance(self.resume, str) and self.resume.lower() not in ("true", "1", "yes", "auto"):
             path = Path(self.resume)
             if not path.is_file():
                 raise InputError(f"resume: no checkpoint at {path}")
-            return path, _load_file(path)
+            state = _load_file(path)
+            _check_run(path, state, objects)
+            _check_content(path, state, trainer, objects)
+            return path, state
         paths = sorted(_checkpoints(self.folder), key=_iteration, reverse=True)
         if not paths:
             raise InputError(f"resume: found no {PATTERN} in {self.folder}; run without --resume to start anew")
+        problems = []
         for path in paths:
             try:
-                return path, _load_file(path)
+                state = _load_file(path)
             except InputError as error:
-                logger.warning(f"{error}; trying the one before")
-        raise InputError(f"resume: none of the {len(paths)} checkpoints in {self.folder} can be read")
+                problems.append(str(error))
+            else:
+                _check_run(path, state, objects)  # outside: the run before a foreign one is as foreign
+                try:
+                    _check_content(path, state, trainer, objects)
+                    return path, state
+                except InputError as error:
+                    problems.append(str(error))
+            logger.warning(f"{problems[-1]}; trying the one before")
+        raise InputError(
+            f"resume: none of the {len(paths)} checkpoints in {self.folder} can be read; the newest: {problems[0]}"
+        )
 
     def _set_aside(self, after: int) -> None:
         """Move the checkpoints after an iteration to ``previous``, where they stay until the next time."""
@@ -202,17 +218,40 @@ class ResumableCheckpoint:
         if not paths:
             return
         previous = self.folder / "previous"
-        shutil.rmtree(previous, ignore_errors=True)
-        previous.mkdir()
-        for path in paths:
-            path.rename(previous / path.name)
+        try:
+            if previous.is_dir():
+                shutil.rmtree(previous, ignore_errors=True)
+            previous.mkdir()
+            for path in paths:
+                path.rename(previous / path.name)
+        except OSError as error:
+            raise InputError(
+                f"cannot move the checkpoints of an earlier run to {previous}: {error.strerror or error}; wanted a "
+                f"folder there, or nothing"
+            ) from error
         logger.info(f"{len(paths)} checkpoint(s) of an earlier run moved to {previous}")
 
     def save(self, trainer: AdaptationTrainer) -> None:
-        """Write a checkpoint of the current state, then remove those beyond ``n_saved``."""
-        if not is_main():
-            return
+        """Write a checkpoint of the current state, then remove those beyond ``n_saved``.
+
+        Raises:
+            InputError: if it cannot be written.
+            NonFiniteLossError: on all ranks, if weights or the optimizer's state are not finite on any of them; every
+                further step would start from there. What was saved before stays.
+        """
+        bad = [name for name in not_finite(trainer.checkpoint_objects()) if name not in self._not_finite_as_built]
+        if any_rank(bool(bad)):
+            where = f" ({bad[0]} and {len(bad) - 1} more)" if bad else ", on another rank"
+            raise NonFiniteLossError(
+                f"iteration {trainer.state.iteration}: weights or the optimizer's state are not finite{where}, and are "
+                f"not saved; lower the learning rate or set max_gradient_norm, then {trainer.way_on}"
+            )
         path = self.folder / f"checkpoint_iteration={trainer.state.iteration}.pt"
+        if is_main():
+            self._write(trainer, path)
+        trainer.last_checkpoint = path
+
+    def _write(self, trainer: AdaptationTrainer, path: Path) -> None:
         try:
             with replacing(path) as temporary:
                 torch.save({name: thing.state_dict() for name, thing in self.objects(trainer).items()}, temporary)
@@ -230,7 +269,10 @@ class ResumableCheckpoint:
                 f"intact"
             ) from error
         for older in sorted(_checkpoints(self.folder), key=_iteration)[: -self.n_saved]:
-            older.unlink()
+            try:
+                older.unlink()
+            except OSError as error:
+                raise InputError(f"cannot remove the old checkpoint {older}: {error.strerror or error}") from error
 
     def _take_signals(self, trainer: Engine) -> None:
         def request_stop(number: int, frame: FrameType | None) -> None:
@@ -275,8 +317,32 @@ class ResumableCheckpoint:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """The files that runs wrote; one that somebody named ``checkpoint_iteration=best.pt`` is theirs."""
-    return [path for path in folder.glob(PATTERN) if path.stem.split("=")[1].isdecimal()]
+    """The files that runs wrote; one that somebody named ``checkpoint_iteration=best.pt`` is theirs, as is a folder."""
+    return [path for path in folder.glob(PATTERN) if path.stem.split("=")[1].isdecimal() and path.is_file()]
+
+
+def _check_run(path: Path, state: Mapping[str, Any], objects: Mapping[str, Any]) -> None:
+    """Refuse the checkpoint of a run with another configuration."""
+    missing = sorted(set(objects) - set(state))
+    if missing:
+        raise InputError(
+            f"{path} belongs to another configuration: found parts {sorted(map(str, state))}, "
+            f"but this run needs {missing} too"
+        )
+    try:
+        objects["description"].load_state_dict(state["description"])
+    except InputError as error:
+        raise InputError(f"cannot resume from {path}: {error}") from error
+
+
+def _check_content(
+    path: Path, state: Mapping[str, Any], trainer: AdaptationTrainer, objects: Mapping[str, Any]
+) -> None:
+    """Refuse a checkpoint with anything in it that a run does not save."""
+    try:
+        check_parts(trainer, objects, state)
+    except InputError as error:
+        raise InputError(f"cannot resume from {path}: {error}") from error
 
 
 def _told(error: Exception) -> str:

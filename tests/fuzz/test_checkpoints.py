@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
+import math
 import shutil
 import zipfile
 from collections.abc import Callable
@@ -24,7 +26,7 @@ from dacal_med.handlers.sums import load_sums, save_sums
 from dacal_med.handlers.weights import load_weights
 from dacal_med.site import checksums
 from dacal_med.site.model import Model
-from tests.engines.builders import tiny_network, tiny_trainer
+from tests.engines.builders import tiny_network, tiny_trainer, weights
 from tests.fuzz.images import AFFINE, good_array
 from tests.fuzz.outcomes import attempt, in_time
 from tests.fuzz.test_datalists import STRANGE, places, replaced
@@ -79,6 +81,48 @@ def foreign(good: dict[str, Any]) -> dict[str, bytes]:
     return files
 
 
+def changed(good: dict[str, Any], *place: Any, value: Any) -> dict[str, Any]:
+    """A checkpoint with another value at a place; ``KeyError`` as value takes away what is there."""
+    content = copy.deepcopy(good)
+    node = content
+    for key in place[:-1]:
+        node = node[key]
+    if value is KeyError:
+        del node[place[-1]]
+    else:
+        node[place[-1]] = value(node[place[-1]]) if callable(value) else value
+    return content
+
+
+def nested(good: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Whole checkpoints with something inside that no run saves."""
+    strange = (-1, math.nan, 2.5, "text", None, True, [], {"x": 1}, torch.zeros(2), 10**9)
+    counters = [key for key in good["trainer"] if key.startswith(("skipped", "meta_skipped", "overflows"))]
+    cases: list[tuple[tuple[Any, ...], Any]] = []
+    for key in good["trainer"]:
+        cases += [(("trainer", key), value) for value in (*strange[: -1 if key in counters else None], KeyError)]
+    cases += [(("teacher", "updates"), value) for value in (*strange[:-1], KeyError)]
+    bad = (math.nan, math.inf, "text", None, True, [], {"x": 1}, torch.zeros(2), KeyError)
+    for part in ("optimizer", "meta_optimizer"):
+        for option in ("lr", "betas", "eps", "weight_decay"):
+            cases += [((part, "param_groups", 0, option), value) for value in bad]
+        cases += [((part, "param_groups", 0, "lr"), -1.0), ((part, "param_groups", 0, "betas"), 3)]
+        cases += [((part, "param_groups", 0, "betas"), (1.5, 0.9)), ((part, "param_groups", 0, "params"), [0])]
+        cases += [((part, "param_groups"), value) for value in ([], {}, None)]
+        cases += [((part, "state", 0), value) for value in ([], None, {"step": 1.0})]
+        cases += [((part, "state", 999), {})]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            values = (lambda t: t[:1], lambda t: t * math.nan, lambda t: t - math.inf, None, 1.0, "text", KeyError)
+            cases += [((part, "state", 0, moment), value) for value in values]
+        cases += [((part, "state", 0, "exp_avg_sq"), lambda t: t - 1.0)]
+        cases += [((part, "state", 0, "step"), value) for value in (-5.0, math.nan, "text", torch.zeros(2), KeyError)]
+    weight = next(iter(good["network"]))
+    for place in (("network", weight), ("teacher", "network", weight), ("labeller", "log_centre")):
+        values = (lambda t: t * math.nan, lambda t: t + math.inf, lambda t: t.long(), lambda t: torch.zeros(9, 9))
+        cases += [(place, value) for value in (*values, 1.0, "text", None, KeyError)]
+    return {f"{number}: {place}": changed(good, *place, value=value) for number, (place, value) in enumerate(cases)}
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory) -> dict[str, dict[str, Any]]:
     """What whole files hold."""
@@ -123,6 +167,22 @@ def test_a_file_is_refused_or_what_it_should_be(kind, group, good, tmp_path):
         assert not list((tmp_path / "out").glob(".*")), what
     assert not wrong
     assert refused > len(files) // 2
+
+
+def test_a_checkpoint_with_anything_in_any_place_inside_is_refused(good, tmp_path):
+    path = tmp_path / "file.pt"
+    start = weights(tiny_trainer(max_epochs=2))
+    wrong = []
+    for what, content in nested(good["checkpoint"]).items():
+        path.write_bytes(stored(content))
+        trainer = tiny_trainer(handlers=(ResumableCheckpoint(tmp_path / "out", resume=str(path)),), max_epochs=2)
+        try:
+            with pytest.raises(InputError, match=r"cannot resume from .*file.pt: \w+.*: found .*, wanted "):
+                trainer.run()
+        except BaseException as error:
+            wrong.append(f"{what}: {type(error).__name__}: {str(error)[:200]}")
+        assert torch.equal(weights(trainer), start), what
+    assert not wrong
 
 
 def test_the_newest_whole_checkpoint_is_taken(good, tmp_path):
