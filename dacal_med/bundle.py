@@ -118,6 +118,26 @@ def find_root(name: str) -> str:
     )
 
 
+def names_among(names: Sequence[str], class_names: Sequence[str], key: str) -> list[str]:
+    """Return those of ``names`` that are classes, in their order: a setting for data with some of them.
+
+    Args:
+        names: as configured.
+        class_names: names by channel.
+        key: of the configuration, which has the names.
+
+    Raises:
+        InputError: naming the key, if none is a class.
+    """
+    found = [name for name in names if name in class_names]
+    if not found:
+        raise InputError(
+            f"{key}: found {', '.join(names)}, none of them a class of the data; "
+            f"wanted --{key} \"['NAME', ...]\" with some of {', '.join(class_names)}"
+        )
+    return found
+
+
 def start(argv: Sequence[str] | None = None) -> None:
     """Prepare the process: readable errors, SIGTERM, threads, no misspelt overrides. The first line of ``initialize``.
 
