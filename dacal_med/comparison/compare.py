@@ -141,7 +141,7 @@ class Comparison:
         trained = [method for method in methods if method.base is None]
         # First, since the others of its seed wait for it.
         trained.sort(key=lambda method: method.name != SHARED)
-        shares = self.share_warmup and trained[0].name == SHARED and "fork_from" in config
+        shares = self.share_warmup and trained[0].name == SHARED and "fork_from" in config and _warms_up(config)
         jobs = {}
         for seed in self.seeds:
             for method in trained:
@@ -234,6 +234,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def _warms_up(config: ConfigParser) -> bool:
+    """Whether runs learn from the source alone before they adapt; else there is nothing to share, or to wait for."""
+    return any(config.get_parsed_content(key) > 0 for key in ("warmup_epochs", "settle_epochs") if key in config)
 
 
 def _parts(method: Method, keep: bool) -> list[tuple[str, dict[str, Any]]]:
