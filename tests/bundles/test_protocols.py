@@ -13,10 +13,13 @@ from dacal_med.bundle import read_config
 from dacal_med.cli import main
 from dacal_med.comparison import compare
 from dacal_med.comparison.schedule import RECORD
+from dacal_med.data.street_labels import TRAIN_NAMES
 from dacal_med.errors import InputError
+from dacal_med.preparation.sets.street_tables import SYNTHIA_13, SYNTHIA_16
 from tests.bundles.builders import BUNDLES
 
 GTA, SYNTHIA = BUNDLES["dacal_gta2cityscapes"], BUNDLES["dacal_synthia2cityscapes"]
+SUBSETS = {"16 classes": SYNTHIA_16, "13 classes": SYNTHIA_13}
 CAMVID = ("Sky", "Building", "Road", "Car", "Pedestrian")
 
 
@@ -43,6 +46,15 @@ def settings(bundle, *names, **overrides):
     parser = ConfigParser(read_config([bundle.configs / f"{name}.json" for name in names]))
     parser.update(overrides)
     return parser
+
+
+@pytest.mark.parametrize(
+    ("classes", "subsets"),
+    [(TRAIN_NAMES, SUBSETS), (SYNTHIA_16, SUBSETS), (SYNTHIA_13, {"13 classes": SYNTHIA_13}), (CAMVID, {})],
+)
+def test_a_subset_is_measured_where_all_of_its_classes_are(classes, subsets):
+    found = settings(SYNTHIA, "train", class_names=list(classes)).get_parsed_content("validate#evaluator#class_subsets")
+    assert {name: tuple(members) for name, members in found.items()} == subsets
 
 
 def test_nothing_is_shared_or_waited_for_without_a_warm_up(phantom_of, tmp_path, planned):
