@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +14,10 @@ from dacal_med.comparison.benchmark_table import (
     benchmark_markdown,
     benchmark_values,
     known_tasks,
+    not_comparable,
 )
 from dacal_med.comparison.compare import Comparison
+from dacal_med.comparison.protocols import DEFAULT, PROTOCOLS, check_folder, find_protocol, protocol_files
 from dacal_med.comparison.published import Published, Task, load_published
 from dacal_med.data import Datalist, load_datalist
 from dacal_med.errors import InputError
@@ -24,8 +27,11 @@ METHODS = ("source_only", "hard", "dacal")
 """What is run when nothing is named: no adaptation, the host with hard labels as published, and with DA-Cal."""
 
 SEEDS = (0, 1, 2)
-PROTOCOL = "published.json"
 MARKDOWN, JSON = "benchmark.md", "benchmark.json"
+_NO_CONFIG_FILE = (
+    "--config_file: a benchmark runs the bundle's own files; wanted --protocol, or `python -m dacal_med compare`, "
+    "which takes any files"
+)
 
 
 @dataclass(frozen=True)
@@ -33,17 +39,19 @@ class Benchmark:
     """A benchmark of one bundle on one prepared data set.
 
     The runs are those of a :class:`~dacal_med.comparison.compare.Comparison` of ``configs/train.json`` and, where the
-    bundle has it, the overlay ``configs/published.json`` with the published settings, so that everything known of
-    comparisons (resuming, several runs at once, ``comparison.md``) holds here.
+    bundle has it, the overlay ``configs/published.json`` with the published settings and those of the protocol on top,
+    so that everything known of comparisons (resuming, several runs at once, ``comparison.md``) holds here.
 
     Attributes:
         bundle: its folder.
         data_root: folder of a prepared data set, with its ``datalist.json``.
         methods: names as of :func:`~dacal_med.comparison.methods.find_method`.
         seeds: one training each.
-        folder: where results go, ``eval/benchmark`` of the bundle if ``None``.
+        folder: where results go; if ``None``, ``eval/benchmark`` of the bundle, ``eval/benchmark_<protocol>`` for
+            another protocol than the default.
         task: among the published ones; found by bundle and data if empty.
         overrides: further keys of the configuration for every run.
+        protocol: one of :data:`~dacal_med.comparison.protocols.PROTOCOLS`.
     """
 
     bundle: Path
@@ -53,23 +61,13 @@ class Benchmark:
     folder: Path | None = None
     task: str = ""
     overrides: tuple[tuple[str, str], ...] = ()
+    protocol: str = DEFAULT
 
     @property
     def out(self) -> Path:
         """Where results go."""
-        return self.bundle / "eval" / "benchmark" if self.folder is None else self.folder
-
-    def config_files(self) -> tuple[str, ...]:
-        """Return the bundle's training configuration and, if it has one, the overlay of the published settings.
-
-        Raises:
-            InputError: if the folder is not that of a bundle.
-        """
-        configs = self.bundle / "configs"
-        if not (configs / "train.json").is_file():
-            raise InputError(f"benchmark: found no {configs / 'train.json'}; wanted the folder of a bundle")
-        protocol = configs / PROTOCOL
-        return (str(configs / "train.json"), *([str(protocol)] if protocol.is_file() else []))
+        name = "benchmark" if self.protocol == DEFAULT else f"benchmark_{self.protocol}"
+        return self.bundle / "eval" / name if self.folder is None else self.folder
 
     def find_task(self, published: Published, datalist: Datalist) -> Task | None:
         """Return the task that the results stand beside, ``None`` if no published numbers are known for it.
@@ -92,15 +90,25 @@ class Benchmark:
             Why runs failed, by method and seed.
 
         Raises:
-            InputError: before anything is trained, if bundle, data, task, a method or a key cannot be used.
+            InputError: before anything is trained, if bundle, protocol, data, task, a method or a key cannot be used,
+                or the folder has runs of another protocol.
             KeyboardInterrupt: after running children have saved; the next call continues.
         """
         published = load_published()
-        files = self.config_files()
-        if any(key == "dataset_dir" for key, _ in self.overrides):
+        protocol = find_protocol(self.protocol)
+        files = protocol_files(self.bundle, protocol)
+        keys = {key for key, _ in self.overrides}
+        if "dataset_dir" in keys:
             raise InputError("--dataset_dir: wanted --data-root, which says the same")
+        if "config_file" in keys:
+            raise InputError(_NO_CONFIG_FILE)
         datalist = load_datalist(self.data_root)
         task = self.find_task(published, datalist)
+        check_folder(self.out, protocol)
+        told = not_comparable(task, datalist)
+        if told:
+            # Now, since the table comes after days of training.
+            print(f"dacal_med: not comparable: {told}", file=sys.stderr, flush=True)
         comparison = Comparison(
             config_files=files,
             methods=self.methods,
@@ -112,6 +120,7 @@ class Benchmark:
         result = json.loads((self.out / "comparison.json").read_bytes())
         values = benchmark_values(result, task, datalist)
         values["settings"] = [Path(file).name for file in files]
+        values["protocol"] = {"name": protocol.name, "method": protocol.method}
         write_json(self.out / JSON, values)
         write_bytes(self.out / MARKDOWN, benchmark_markdown(values, published.sources, command).encode())
         return failures
@@ -126,9 +135,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--seeds", nargs="+", type=int, default=list(SEEDS), help=f"default: {' '.join(map(str, SEEDS))}"
     )
-    parser.add_argument("--out", type=Path, help="folder for results (default: eval/benchmark of the bundle)")
+    parser.add_argument(
+        "--protocol",
+        default=DEFAULT,
+        help=f"whose published settings, for bundles that have them: {', '.join(PROTOCOLS)} (default: {DEFAULT})",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="folder for results (default: eval/benchmark of the bundle, eval/benchmark_<protocol> for others than "
+        f"{DEFAULT})",
+    )
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side (default: 1)")
     parser.add_argument("--task", default="", help="whose numbers to show (default: found by bundle and data)")
+    # Refused by name; several files would else be taken for words that belong to nothing.
+    parser.add_argument("--config_file", nargs="*", help=argparse.SUPPRESS)
 
 
 def run_command(
@@ -145,10 +166,12 @@ def run_command(
         What to print, and why runs failed, by method and seed.
 
     Raises:
-        InputError: if the bundle or its data are not given, or as of :meth:`Benchmark.run`.
+        InputError: if the bundle or its data are not given, a configuration file is, or as of :meth:`Benchmark.run`.
     """
     if options.list:
         return known_tasks(load_published()), {}
+    if options.config_file is not None:
+        raise InputError(_NO_CONFIG_FILE)
     if options.bundle is None or options.data_root is None:
         raise InputError("benchmark: wanted the folder of a bundle, first, and --data-root; --list shows the tasks")
     benchmark = Benchmark(
@@ -159,6 +182,7 @@ def run_command(
         folder=options.out,
         task=options.task,
         overrides=tuple(overrides),
+        protocol=options.protocol,
     )
     failures = benchmark.run(options.jobs, command)
     return (benchmark.out / MARKDOWN).read_text(encoding="utf-8"), failures

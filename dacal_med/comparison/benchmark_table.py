@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from dacal_med.comparison.aggregate import table_order
 from dacal_med.comparison.document import NOTHING
 from dacal_med.comparison.plots import label
+from dacal_med.comparison.protocols import DEFAULT
 from dacal_med.comparison.published import STATUSES, Published, Source, Task
 from dacal_med.data import Datalist
 from dacal_med.reporting.tables import markdown_table
@@ -49,10 +50,10 @@ def benchmark_values(result: Mapping[str, Any], task: Task | None, datalist: Dat
         datalist: the data of the results.
 
     Returns:
-        ``task`` (its name), ``title``, ``data`` (name and number of evaluated images), ``wanted`` (the same of the
-        task), ``complete`` (whether they agree), ``columns``, ``here`` (by method ``title``, ``oracle``, ``failed`` and
-        ``scores``: ``mean``, ``std`` and ``n`` over seeds in percent, by column), ``published`` (the task's results)
-        and ``facts`` of the comparison.
+        ``task`` (its name), ``title``, ``data`` (name, number of evaluated images and of classes), ``wanted`` (the same
+        of the task), ``complete`` (whether they agree), ``not_comparable`` (in words, empty if they do), ``columns``,
+        ``here`` (by method ``title``, ``oracle``, ``failed`` and ``scores``: ``mean``, ``std`` and ``n`` over seeds in
+        percent, by column), ``published`` (the task's results) and ``facts`` of the comparison.
     """
     counted = len(result["class_names"]) - (result["background"] is not None)
     columns = _columns(task, counted)
@@ -65,13 +66,15 @@ def benchmark_values(result: Mapping[str, Any], task: Task | None, datalist: Dat
             "failed": entry["failed"],
             "scores": {column.title(): _scores(entry, column, counted) for column in columns},
         }
-    evaluated = len(datalist.target_val)
+    told = not_comparable(task, datalist)
+    data = {"name": datalist.name, "target_val": len(datalist.target_val), "classes": len(datalist.class_names)}
     return {
         "task": None if task is None else task.name,
         "title": datalist.name if task is None else task.title,
-        "data": {"name": datalist.name, "target_val": evaluated},
-        "complete": task is not None and datalist.name.startswith(task.data) and evaluated == task.target_val,
-        "wanted": None if task is None else {"name": task.data, "target_val": task.target_val},
+        "data": data,
+        "complete": task is not None and not told,
+        "not_comparable": told,
+        "wanted": None if task is None else {"name": task.data, "target_val": task.target_val, "classes": task.classes},
         "columns": [column._asdict() for column in columns],
         "here": here,
         "published": [] if task is None else [asdict(entry) for entry in task.results],
@@ -79,13 +82,39 @@ def benchmark_values(result: Mapping[str, Any], task: Task | None, datalist: Dat
     }
 
 
+def not_comparable(task: Task | None, datalist: Datalist) -> str:
+    """Return why results on the data are not comparable with the published numbers, empty if they are.
+
+    Args:
+        task: with the published numbers, ``None`` if there are none.
+        datalist: the data of the results.
+    """
+    if task is None:
+        return ""
+    reasons, evaluated, classes = [], len(datalist.target_val), len(datalist.class_names)
+    if not datalist.name.startswith(task.data) or evaluated != task.target_val:
+        reasons.append(
+            f"the published numbers are of {task.data!r} with {task.target_val} images in target_val, the results here "
+            f"of {datalist.name!r} with {evaluated}"
+        )
+    if classes != task.classes:
+        ignored = "; pixels of the others are ignored here, and count there" if classes < task.classes else ""
+        reasons.append(
+            f"the published numbers are of labels with {task.classes} classes, the results here of labels with "
+            f"{classes}{ignored}"
+        )
+    return "".join(f"{reason}. " for reason in reasons).strip()
+
+
 def _columns(task: Task | None, counted: int) -> list[Column]:
-    """Return the columns of the published numbers, and those of mIoU and ECE as they are measured here."""
+    """Return the columns of the published numbers, and those of the same scores and ECE as they are measured here."""
     known = [] if task is None else [Column(entry.metric, entry.classes, entry.over) for entry in task.results]
-    if not any(column.metric != "ece" for column in known):
-        known += [Column("dice", counted, "pixels"), Column("miou", counted, "pixels")]
     # ECE is over pixels whatever the classes: one column, last.
     rest = [column for column in dict.fromkeys(known) if column.metric != "ece"]
+    if not rest:
+        rest = [Column("dice", counted, "pixels"), Column("miou", counted, "pixels")]
+    elif all(column.classes != counted for column in rest):
+        rest += dict.fromkeys(column._replace(classes=counted) for column in rest)
     return [*rest, Column("ece", counted, "pixels")]
 
 
@@ -114,7 +143,8 @@ def benchmark_markdown(values: Mapping[str, Any], sources: Mapping[str, Source],
     """Return a benchmark as Markdown.
 
     Args:
-        values: of :func:`benchmark_values`, with ``settings``: the names of the configuration files.
+        values: of :func:`benchmark_values`, with ``settings``, the names of the configuration files, and ``protocol``,
+            its ``name`` and the published ``method`` with these settings, whose numbers are marked.
         sources: of the published numbers.
         command: what was run.
     """
@@ -170,7 +200,7 @@ def _published_rows(
         cited.extend([] if number in cited else [number])
     return [
         [
-            method,
+            f"**{method}**" if method == values["protocol"]["method"] else method,
             *(cells.get(k, NOTHING) for k in range(len(columns))),
             split,
             f"{status.replace('_', ' ')} [{', '.join(map(str, cited))}]",
@@ -187,12 +217,13 @@ def _notes(values: Mapping[str, Any]) -> list[str]:
         'Scores here are the mean ± sample standard deviation over seeds, on "target_val". "third party": '
         f"{STATUSES['third_party']}."
     ]
-    if not values["complete"]:
-        wanted = values["wanted"]
-        notes.append(
-            f"**Not comparable**: the published numbers are of {wanted['name']!r} with {wanted['target_val']} images "
-            f"in target_val, the results here of {data['name']!r} with {data['target_val']}."
-        )
+    protocol = values["protocol"]
+    if any(entry["method"] == protocol["method"] for entry in values["published"]):
+        notes.append(f"Bold: the method whose published settings the runs here have (--protocol {protocol['name']}).")
+    elif protocol["name"] != DEFAULT:
+        notes.append(f"No published numbers are known of {protocol['method']}, whose settings the runs here have.")
+    if values["not_comparable"]:
+        notes.append(f"**Not comparable**: {values['not_comparable']}")
     if any(entry["split"] == "test" for entry in values["published"]):
         notes.append(
             'Numbers on "test" are of images whose labels are not public: the owners\' server measured them, and they '

@@ -77,6 +77,8 @@ class Task:
         bundle: folder name of the bundle that runs it.
         data: how the name of its datalist begins, as prepared by ``python -m dacal_med prepare``.
         target_val: how many images ``target_val`` has when it is complete.
+        classes: how many classes the labels have where the numbers were measured, background included; of fewer, pixels
+            of the others would be ignored.
         results: published numbers.
     """
 
@@ -85,6 +87,7 @@ class Task:
     bundle: str
     data: str
     target_val: int
+    classes: int
     results: tuple[PublishedResult, ...]
 
 
@@ -158,6 +161,7 @@ def _task(place: str, name: str, item: Any, sources: Mapping[str, Source]) -> Ta
     for key in ("title", "bundle", "data"):
         _check(place, key, item[key], _is_text(item[key]), "a text")
     _check(place, "target_val", item["target_val"], _is_count(item["target_val"]), "a number of images")
+    _check(place, "classes", item["classes"], _is_count(item["classes"]), "a number of classes")
     _check(place, "results", item["results"], isinstance(item["results"], list) and item["results"], "a list")
     results = [_result(f"{place}: result {n}", entry, sources) for n, entry in enumerate(item["results"])]
     # ECE is over pixels, whatever the classes: two of them would stand in one cell.

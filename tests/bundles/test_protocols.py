@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 from monai.bundle import ConfigParser
@@ -16,7 +18,8 @@ from dacal_med.comparison.schedule import RECORD
 from dacal_med.data.street_labels import TRAIN_NAMES
 from dacal_med.errors import InputError
 from dacal_med.preparation.sets.street_tables import SYNTHIA_13, SYNTHIA_16
-from tests.bundles.builders import BUNDLES
+from tests.bundles.builders import BUNDLES, FIRST
+from tests.bundles.test_every_bundle import SMALL, TINY_HEAD, TINY_MIT
 
 GTA, SYNTHIA = BUNDLES["dacal_gta2cityscapes"], BUNDLES["dacal_synthia2cityscapes"]
 SUBSETS = {"16 classes": SYNTHIA_16, "13 classes": SYNTHIA_13}
@@ -57,6 +60,47 @@ def test_a_subset_is_measured_where_all_of_its_classes_are(classes, subsets):
     assert {name: tuple(members) for name, members in found.items()} == subsets
 
 
+def test_19_classes_fill_the_columns_of_16_and_13(phantom_of, tmp_path, capsys):
+    """The published settings but for sizes; three of the classes are in no label of the source."""
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(phantom_of(SYNTHIA), data)
+    content = json.loads((data / "datalist.json").read_text())
+    content["labels"] = {**{str(value): name for value, name in enumerate(TRAIN_NAMES)}, "255": "ignore"}
+    (data / "datalist.json").write_text(json.dumps({**content, "name": "SYNTHIA to Cityscapes, 19 classes"}))
+    (data / "class_counts.json").unlink()
+    small = {
+        **SMALL,
+        "max_epochs": 2,
+        "encoder_weights": "$None",
+        "network_def#encoder_options": TINY_MIT,
+        "network_def#head_options": TINY_HEAD,
+        "validate#inferer#scale": 1.0,
+        "roi_size": [32, 32],
+    }
+    words = [word for key, value in small.items() for word in (f"--{key}", str(value))]
+    options = ["--methods", "hard", "--seeds", "0", "--out", str(out)]
+    assert benchmark(SYNTHIA, data, *options, *words) == 0, capsys.readouterr().err
+    values = json.loads((out / "benchmark.json").read_text())
+    summary = json.loads((out / "comparison.json").read_text())["methods"]["hard"]["mean"]
+    scores = values["here"]["hard"]["scores"]
+    for number, found in ((19, summary), *((n, summary["class_subsets"][f"{n} classes"]) for n in (16, 13))):
+        assert scores[f"mIoU, {number} classes (%)"]["mean"] == pytest.approx(100 * found["miou"])
+    text = (out / "benchmark.md").read_text(encoding="utf-8")
+    assert "| **DAFormer** | 60.9 |" in text and "with 500 images in target_val" in text
+
+
+def test_fewer_classes_than_the_published_labels_are_told_before_anything_runs(phantom_of, tmp_path, planned, capsys):
+    assert benchmark(SYNTHIA, phantom_of(SYNTHIA), "--out", str(tmp_path)) == 130
+    assert "of labels with 19 classes, the results here of labels with 16; pixels" in capsys.readouterr().err
+
+
+def test_data_of_another_task_are_told_before_anything_runs(phantom_of, tmp_path, planned, capsys):
+    assert benchmark(SYNTHIA, phantom_of(GTA), "--out", str(tmp_path)) == 130
+    told = capsys.readouterr().err
+    assert "dacal_med: not comparable: the published numbers are of 'SYNTHIA to Cityscapes' with 500" in told
+    assert "the results here of 'GTA5 to Cityscapes' with 2." in told
+
+
 def test_nothing_is_shared_or_waited_for_without_a_warm_up(phantom_of, tmp_path, planned):
     """The published protocol self-trains from the first iteration."""
     assert benchmark(GTA, phantom_of(GTA), "--seeds", "0", "--out", str(tmp_path)) == 130
@@ -69,6 +113,52 @@ def test_nothing_is_shared_or_waited_for_without_a_warm_up(phantom_of, tmp_path,
     assert json.loads((planned[0].folder / "method.json").read_text())["keep_source_end"] is True
     for job in planned[1:]:
         assert job.following == ("source_only, seed 0",) and "--fork_from" in job.command
+
+
+@pytest.mark.parametrize(
+    ("protocol", "overlays"),
+    [
+        ("daformer", []),
+        ("hrda", ["published_hrda"]),
+        ("mic", ["published_mic"]),
+        ("mic_hrda", ["published_hrda", "published_mic"]),
+    ],
+)
+def test_a_protocol_is_its_overlays_and_no_folder_holds_two(phantom_of, tmp_path, planned, capsys, protocol, overlays):
+    options = ["--methods", "dacal", "--seeds", "0", "--out", str(tmp_path), "--protocol"]
+    assert benchmark(GTA, phantom_of(GTA), *options, protocol) == 130
+    files = planned[0].command[planned[0].command.index("--config_file") + 1]
+    names = ["train", "published", *overlays, "method"]
+    assert [Path(file).stem for file in json.loads(files.replace("'", '"'))] == names
+    other = "hrda" if protocol != "hrda" else "mic"
+    # Another method, so that no run of the one protocol is one of the other.
+    assert benchmark(GTA, phantom_of(GTA), *options, other, "--methods", "hard") == 2
+    told = capsys.readouterr().err
+    assert f"holds runs of --protocol {protocol}, wanted a folder for {other}" in told
+    assert benchmark(GTA, phantom_of(GTA), *options, protocol) == 130  # goes on
+
+
+def test_protocols_have_folders_of_their_own(phantom_of, planned, tmp_path, monkeypatch):
+    bundle = tmp_path / GTA.name
+    shutil.copytree(GTA.folder, bundle, ignore=shutil.ignore_patterns("data", "eval", "models"))
+    for protocol, folder in (("daformer", "benchmark"), ("mic_hrda", "benchmark_mic_hrda")):
+        line = ["benchmark", str(bundle), "--data-root", phantom_of(GTA), "--protocol", protocol]
+        assert main(line) == 130
+        assert all((bundle / "eval" / folder) in job.folder.parents for job in planned)
+
+
+@pytest.mark.parametrize(
+    ("bundle", "options", "message"),
+    [
+        (GTA, ["--protocol", "micr"], "--protocol: found 'micr', wanted one of daformer, hrda, mic, mic_hrda"),
+        (FIRST, ["--protocol", "hrda"], "--protocol hrda: found no"),
+        (GTA, ["--config_file", "a.json", "b.json"], "--config_file: a benchmark runs the bundle's own files; wanted"),
+        (GTA, ["--config_file=a.json"], "--config_file: a benchmark runs the bundle's own files; wanted --protocol"),
+    ],
+)
+def test_bad_protocols_and_files_are_told_before_anything_runs(tmp_path, capsys, bundle, options, message):
+    assert benchmark(bundle, tmp_path, "--out", str(tmp_path), *options) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_other_names_for_things_are_wanted_by_the_key(tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from dacal_med.comparison.aggregate import collect
 from dacal_med.comparison.benchmark_table import benchmark_markdown, benchmark_values, known_tasks
 from dacal_med.comparison.methods import Method
+from dacal_med.comparison.protocols import PROTOCOLS
 from dacal_med.comparison.published import PublishedResult, Task, load_published
 from dacal_med.data import Datalist
 from tests.comparison.builders import CLASSES, sums, write_run
@@ -26,7 +27,9 @@ def published(method="Theirs", metric="miou", classes=3, value=68.0, split="val"
 
 
 def task(*results, **options):
-    return Task("a2b", "A to B", "bundle", **{"data": "A to B", "target_val": 3, **options}, results=results)
+    return Task(
+        "a2b", "A to B", "bundle", **{"data": "A to B", "target_val": 3, "classes": 4, **options}, results=results
+    )
 
 
 @pytest.fixture
@@ -38,8 +41,9 @@ def result(tmp_path):
     return {**collect(tmp_path, [Method("ours", "Ours")], [0, 1], {}, "ours"), "facts": {"Seeds": "0, 1"}}
 
 
-def table(result, chosen, datalist=DATA):
+def table(result, chosen, datalist=DATA, protocol="daformer"):
     values = {**benchmark_values(result, chosen, datalist), "settings": ["train.json"]}
+    values["protocol"] = {"name": protocol, "method": PROTOCOLS[protocol].method}
     text = benchmark_markdown(values, load_published().sources, "python -m dacal_med benchmark")
     return text, rows_after(text, "Settings:"), values
 
@@ -68,6 +72,23 @@ def test_each_published_number_stands_in_the_column_of_our_same_score(result):
     assert "Not comparable" not in text and values["complete"] is True
 
 
+def test_what_is_measured_has_a_column_though_nobody_published_it(result):
+    _, rows, _ = table(result, task(published(classes=2), published("Theirs", "ece", classes=2, value=4.0)))
+    assert rows[0][1:4] == ["mIoU, 2 classes (%) ↑", "mIoU, 3 classes (%) ↑", "ECE (%) ↓"]
+    assert rows[1][1:4] == ["85.0 ± 7.1", "55.0 ± 7.1", "15.00 ± 7.07"]
+    assert rows[2][1:4] == ["68.0", "—", "4.0"]
+
+
+def test_the_method_whose_settings_ran_is_marked(result):
+    chosen = task(published("DAFormer"), published("HRDA", value=73.8))
+    text, rows, _ = table(result, chosen, protocol="hrda")
+    assert [row[0] for row in rows[2:]] == ["DAFormer", "**HRDA**"]
+    assert "Bold: the method whose published settings the runs here have (--protocol hrda)." in text
+    text, rows, _ = table(result, chosen, protocol="mic")
+    assert [row[0] for row in rows[2:]] == ["DAFormer", "HRDA"] and "Bold:" not in text
+    assert "No published numbers are known of MIC (DAFormer), whose settings the runs here have." in text
+
+
 def test_a_mean_over_cases_is_compared_with_one(result):
     _, rows, _ = table(result, task(replace(published("Theirs", "dice"), over="cases")))
     assert rows[0][1] == "Dice, 3 classes, mean over cases (%) ↑"
@@ -79,6 +100,15 @@ def test_other_data_are_told(result, wrong):
     text, _, values = table(result, task(published(), **wrong))
     assert values["complete"] is False
     assert "**Not comparable**" in text and "the results here of 'A to B' with 3." in text
+
+
+@pytest.mark.parametrize(("there", "ignored"), [(5, True), (3, False)])
+def test_other_classes_of_the_labels_are_told(result, there, ignored):
+    text, _, values = table(result, task(published(), classes=there))
+    assert values["complete"] is False
+    assert f"**Not comparable**: the published numbers are of labels with {there} classes, the results here" in text
+    assert ("pixels of the others are ignored here" in text) is ignored
+    assert "images in target_val" not in text
 
 
 def test_without_published_numbers_ours_stand_alone(result):
