@@ -26,6 +26,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 from monai.utils import instantiate, optional_import
 
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 
 # Arguments of `monai.bundle run` itself; everything else on its command line overrides a key of the configuration.
 RUN_ARGUMENTS = frozenset(
@@ -258,7 +259,7 @@ def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     """
     names = [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
     for name in names:
-        if not Path(name).is_file():
+        if not given_path(name, "config_file").is_file():
             raise InputError(f"config_file: found no file {name}")
         try:
             content = ConfigParser.load_config_file(name)
@@ -397,7 +398,7 @@ def _config_files(argv: Sequence[str]) -> list[str]:
     """Return the configuration files named on a command line, those that exist."""
     options = dict(_options(argv))
     value: Any = options.get("config_file")
-    if value is None and "args_file" in options and Path(options["args_file"]).is_file():
+    if value is None and "args_file" in options and os.path.isfile(options["args_file"]):
         value = read_config(options["args_file"]).get("config_file")
     if value is None:
         return []
@@ -411,4 +412,4 @@ def _config_files(argv: Sequence[str]) -> list[str]:
                 value = [item.strip(" '\"") for item in value.strip("[]").split(",")]
         else:
             value = [item.strip() for item in value.split(",")]
-    return [file for file in value if Path(file).is_file()]
+    return [file for file in value if os.path.isfile(file)]

@@ -17,6 +17,7 @@ from dacal_med.errors import InputError
 from dacal_med.export import command as export
 from dacal_med.export import trust_command
 from dacal_med.preparation import command as preparation
+from dacal_med.reporting.files import given_path
 from dacal_med.site_report import command as site_report
 
 
@@ -38,13 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return site_report.run(arguments[1:])
         if arguments[:1] == ["trust-reference"]:
             trust, rest = trust_command.parser().parse_known_args(arguments[1:])
-            return trust_command.run(trust, _overrides(rest))
+            return trust_command.run(_usable(trust), _overrides(rest))
         if arguments[:1] == ["export"]:
             options, rest = export.export_parser().parse_known_args(arguments[1:])
-            return export.run_export(options, _overrides(rest))
+            return export.run_export(_usable(options), _overrides(rest))
         if arguments[:1] == ["calibrate"]:
-            return export.run_calibrate(export.calibrate_parser().parse_args(arguments[1:]))
+            return export.run_calibrate(_usable(export.calibrate_parser().parse_args(arguments[1:])))
         options, rest = _parser().parse_known_args(arguments)
+        _usable(options)
         if options.command == "benchmark":
             return _benchmark(options, _overrides(rest), typed_command(arguments))
         return _compare(options, _overrides(rest), typed_command(arguments))
@@ -98,6 +100,18 @@ def _parser() -> argparse.ArgumentParser:
         )
     )
     return parser
+
+
+def _usable(options: argparse.Namespace) -> argparse.Namespace:
+    """Return a command's options once each path among them can be looked for.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            given_path(value, name)
+    return options
 
 
 def _benchmark(options: argparse.Namespace, overrides: list[tuple[str, str]], command: str) -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from dacal_med.comparison.schedule import RECORD
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 
 PUBLISHED = "published.json"
 DEFAULT = "daformer"
@@ -59,7 +60,7 @@ def protocol_files(bundle: Path, protocol: Protocol) -> tuple[str, ...]:
     Raises:
         InputError: if the folder is not that of a bundle, or an overlay is missing.
     """
-    configs = bundle / "configs"
+    configs = given_path(bundle, "benchmark") / "configs"
     if not (configs / "train.json").is_file():
         raise InputError(f"benchmark: found no {configs / 'train.json'}; wanted the folder of a bundle")
     names = [PUBLISHED, *protocol.overlays]

@@ -22,6 +22,7 @@ from dacal_med.data.datalist import FILE_NAME
 from dacal_med.data.generated import generate_once
 from dacal_med.data.phantom_kinds import KINDS, PhantomKind
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 
 PARAMETERS_FILE = "phantom.json"
 _VERSION = 1  # raise whenever the same parameters would give other voxels
@@ -83,7 +84,7 @@ def ensure_phantom(
     """
     if kind not in KINDS:
         raise InputError(f"phantom kind: found {kind!r}, wanted one of {list(KINDS)}")
-    place = Path(folder).expanduser()
+    place = given_path(folder, "phantom", home=True)
     size = tuple(int(n) for n in (KINDS[kind].image_size if image_size is None else image_size))
     spacing = KINDS[kind].spacing_mm if spacing_mm is None else float(spacing_mm)
     counts = (num_source, num_target_train, num_target_val)

@@ -16,7 +16,7 @@ from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
-from dacal_med.reporting.files import write_bytes
+from dacal_med.reporting.files import given_path, write_bytes
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def load_sums(path: str | Path) -> Sums:
     Raises:
         InputError: if it is missing, unreadable or something else.
     """
-    path = Path(path)
+    path = given_path(path, "statistics")
     if not path.is_file():
         raise InputError(f"no statistics at {path}")
     content = load_safely(path, "file of statistics")

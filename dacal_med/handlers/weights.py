@@ -13,7 +13,7 @@ from torch import nn
 
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
-from dacal_med.reporting.files import write_bytes
+from dacal_med.reporting.files import given_path, write_bytes
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:
@@ -41,7 +41,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     Raises:
         InputError: if the file is missing, unreadable or of another network.
     """
-    path = Path(path)
+    path = given_path(path, "weights")
     if not path.is_file():
         raise InputError(f"no weights at {path}; train first, or give --model_file")
     state = load_safely(path, "weights file")

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 
 _DEPTH = 2  # archives unpack into a folder of their own, sometimes into one more
 
@@ -36,7 +37,7 @@ def find_root(folder: Path, markers: Sequence[str], what: str) -> Path:
     Raises:
         InputError: ``folder`` is no folder, no folder holds all markers, or several do.
     """
-    folder = folder.expanduser()
+    folder = given_path(folder, home=True)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; wanted {what} with {', '.join(markers)}.")
     level = [folder]

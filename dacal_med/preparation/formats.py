@@ -24,6 +24,7 @@ from dacal_med.preparation.reading import (
     read_stack,
     read_volume,
 )
+from dacal_med.reporting.files import given_path
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".seg.nrrd", ".nrrd", ".nhdr")
@@ -77,7 +78,7 @@ def find_images(folder: Path, *, array: str, option: str, sections: bool, labels
     Raises:
         InputError: no such folder, nothing in it, something that is no image, or an unreadable image.
     """
-    folder = folder.expanduser()
+    folder = given_path(folder, home=True)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; wanted one of images: {WANTED}.")
     found: list[ImageFile] = []

@@ -17,7 +17,7 @@ from dacal_med.preparation.cases import PARTS, Plan, check_plan, in_part
 from dacal_med.preparation.recipe import Recipe, Request
 from dacal_med.preparation.record import Record
 from dacal_med.preparation.writing import Written, write_case
-from dacal_med.reporting.files import check_writable, write_bytes, write_json
+from dacal_med.reporting.files import check_writable, given_path, write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def _check_request(recipe: Recipe, request: Request, out: Path) -> None:
     if unknown:
         raise InputError(f"{recipe.name}: found the choice(s) {', '.join(unknown)}; wanted {sorted(choices)}.")
     for name, folder in request.folders.items():
-        original = folder.expanduser().resolve()
+        original = given_path(folder, f"--{name.replace('_', '-')}", home=True).resolve()
         if original == out.resolve() or original in out.resolve().parents:
             raise InputError(f"--out {out}: lies in --{name} {folder}; wanted a folder outside of the originals.")
 

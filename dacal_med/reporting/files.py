@@ -4,6 +4,6 @@
 
 from __future__ import annotations
 
-from dacal_med.site.files import check_writable, replacing, write_bytes, write_json
+from dacal_med.site.files import check_writable, given_path, replacing, write_bytes, write_json
 
-__all__ = ["check_writable", "replacing", "write_bytes", "write_json"]
+__all__ = ["check_writable", "given_path", "replacing", "write_bytes", "write_json"]

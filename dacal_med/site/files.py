@@ -8,10 +8,36 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import InputError
+
+_SHOWN = 200  # characters of a path in a message
+
+
+def given_path(path: str | Path, key: str = "", *, home: bool = False) -> Path:
+    """Return a path that a user gave once it is known that it can be looked for, whether or not something is there.
+
+    Args:
+        path: of a file or folder.
+        key: the option or setting that it was given for, for the message.
+        home: whether ``~`` stands for somebody's home.
+
+    Raises:
+        InputError: no file can have that name, nobody has that home, or the folders above may not be entered.
+    """
+    try:
+        place = Path(path).expanduser() if home else Path(path)
+        with suppress(FileNotFoundError, NotADirectoryError):
+            place.stat()
+    except (OSError, RuntimeError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        text = str(path)
+        shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        where = f"{key}: " if key else ""
+        raise InputError(f"{where}found the path {shown!r} ({cause}); wanted that of a file or folder") from error
+    return place
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.reading import read_volume
 from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
 from dacal_med.preparation.split import split_patients
+from dacal_med.reporting.files import given_path
 
 OWNER = Owner(
     name="BraTS 2020 or 2021",
@@ -59,7 +60,7 @@ _SHARES: dict[Part, Fraction] = {
 
 def _patients(folder: Path, *, incomplete: bool) -> dict[str, Path]:
     """Folders of the patients by name, wherever the archive put them."""
-    folder = folder.expanduser()
+    folder = given_path(folder, home=True)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; wanted {LAYOUT}.")
     level = [folder]

@@ -30,6 +30,7 @@ from dacal_med.preparation.lidc_xml import consensus, series_of
 from dacal_med.preparation.reading import order_slices, read_dicom
 from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
 from dacal_med.preparation.split import split_patients
+from dacal_med.reporting.files import given_path
 
 OWNER = Owner(
     name="LIDC-IDRI",
@@ -154,14 +155,16 @@ def _plan(request: Request) -> Plan:
             f"--source-domain and --target-domain: found {source} and {target}; wanted two of {', '.join(VENDORS)}, or "
             f"{' and '.join(AGENTS)}."
         )
-    root = request.folders["data"].expanduser()
+    root = given_path(request.folders["data"], home=True)
     if not root.is_dir():
         raise InputError(f"{root}: no such folder; wanted {LAYOUT}.")
     scans = find_scans(root)
     if not scans:
         raise InputError(f"{root}: found no CT series ({folders.listing(root)}); wanted {LAYOUT}.")
     folders.require_count(len(scans), SCANS, root, "CT series", partial=request.partial)
-    annotations = _annotations([root, *([request.folders["xml"].expanduser()] if "xml" in request.folders else [])])
+    annotations = _annotations(
+        [root, *([given_path(request.folders["xml"], home=True)] if "xml" in request.folders else [])]
+    )
     chosen = [scan for scan in scans if scan.of(source) or scan.of(target)]
     usable, left_out = _usable(chosen, annotations, incomplete=request.partial)
     sources = {scan.patient for scan, _, _ in usable.values() if scan.of(source)}

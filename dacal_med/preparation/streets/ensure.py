@@ -16,6 +16,7 @@ from dacal_med.preparation.catalogue import find_recipe
 from dacal_med.preparation.preparing import prepare
 from dacal_med.preparation.recipe import Request
 from dacal_med.preparation.streets.layouts import TASKS, Renderer
+from dacal_med.reporting.files import given_path
 
 PARAMETERS_FILE = "streets.json"
 RAW = "raw"
@@ -106,7 +107,7 @@ def ensure_streets(
                 made.rename(place / RAW / made.name)
 
     return generate_once(
-        Path(folder).expanduser(), parameters.as_json(), build, "stand-in for streets", PARAMETERS_FILE
+        given_path(folder, home=True), parameters.as_json(), build, "stand-in for streets", PARAMETERS_FILE
     )
 
 
