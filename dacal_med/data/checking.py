@@ -77,9 +77,9 @@ def check_data(
     known = CheckedFiles(record, idist.get_rank())
     try:
         for image, label in tqdm(share, desc="voxels", disable=not progress):
-            if known.values(image) is None:
+            if not known.has_image(image):
                 _check_image(image)
-                known.add(image)
+                known.add_image(image)
             if label is not None:
                 labels += 1
                 _count_labels(label, datalist, counts, known)
@@ -145,10 +145,10 @@ def _check_image(path: str) -> None:
 def _count_labels(path: str, datalist: Datalist, counts: dict[str, int], known: CheckedFiles) -> None:
     names = dict(zip(datalist.label_values, datalist.class_names, strict=True))
     names.update(dict.fromkeys(datalist.ignore_values, "ignore"))
-    found = known.values(path)
+    found = known.label_values(path)
     if found is None or not set(found) <= set(names):
         found = _values(path, names, datalist)
-        known.add(path, found)
+        known.add_label(path, found)
     for value, number in found.items():
         counts[names[value]] += number
 

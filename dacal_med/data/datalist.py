@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ import numpy as np
 
 from dacal_med.data.images import is_picture, read_header, read_image
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 from dacal_med.site.volumes import LARGEST_MM, SMALLEST_MM
 
 FILE_NAME = "datalist.json"
@@ -118,8 +120,7 @@ def load_datalist(dataset_dir: str | Path) -> Datalist:
         InputError: the file is missing or malformed, a key is missing or wrong, an image or label file does not exist,
             or an image or patient used for evaluation is also used for training.
     """
-    given = Path(dataset_dir).expanduser()
-    path = given if given.suffix == ".json" else given / FILE_NAME
+    path = _file(dataset_dir)
     content = _read_json(path)
     root = path.resolve().parent
     class_names, label_values, ignore_values = _labels(path, content["labels"])
@@ -160,8 +161,7 @@ def load_cases(dataset_dir: str | Path) -> Datalist:
         InputError: the file is missing or malformed, a key is missing or wrong, a file does not exist, or a case is
             listed twice.
     """
-    given = Path(dataset_dir).expanduser()
-    path = given if given.suffix == ".json" else given / FILE_NAME
+    path = _file(dataset_dir)
     content = _read_json(path, _OF_CASES, (*_OF_CASES, "name"))
     root = path.resolve().parent
     class_names, label_values, ignore_values = _labels(path, content["labels"])
@@ -169,6 +169,12 @@ def load_cases(dataset_dir: str | Path) -> Datalist:
     _reject_repeated(path, {"cases": _resolved(cases)})
     name = str(content.get("name", root.name))
     return Datalist(name, root, class_names, label_values, ignore_values, source=cases, target_train=())
+
+
+def _file(dataset_dir: str | Path) -> Path:
+    """The file that a folder or the file itself stands for."""
+    given = given_path(dataset_dir, "dataset_dir", home=True)
+    return given_path(given if given.suffix == ".json" else given / FILE_NAME, "dataset_dir")
 
 
 def _read_json(
@@ -264,6 +270,11 @@ def _entries(
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
         raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
+    for number, entry in enumerate(entries):
+        if "label" in entry and os.path.samefile(entry["image"], entry["label"]):
+            raise InputError(
+                f"{path}: '{key}'[{number}] has {_shown(entry['image'])} for both image and label; wanted two files."
+            )
     return tuple(entries)
 
 

@@ -20,6 +20,7 @@ from PIL import Image
 
 from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
+from dacal_med.data.fingerprint import file_state
 from dacal_med.data.images import read_header, read_image
 from dacal_med.errors import InputError
 
@@ -154,7 +155,7 @@ def test_wrong_dimensions_wanted(folder: Path) -> None:
 def test_a_picture_in_a_list_of_volumes(folder: Path, part: str) -> None:
     Image.fromarray(np.zeros((7, 6), np.uint8)).save(folder / "slice.png")
     content = json.loads((folder / "datalist.json").read_text())
-    content[part].append({"image": "slice.png", "label": "slice.png"})
+    content[part].append({"image": "slice.png", "label": "s_label.nii.gz"})
     (folder / "datalist.json").write_text(json.dumps(content))
     with pytest.raises(InputError, match=r"slice\.png: found 2 spatial axes.*wanted 3"):
         check(folder)
@@ -392,12 +393,57 @@ def test_values_that_the_datalist_no_longer_names_are_found(folder: Path, tmp_pa
         check(folder, record=record)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"format": 1}', '{"format": 1, "files": {"a": 3}}'])
+def test_a_label_that_was_seen_as_an_image_is_checked_all_the_same(folder: Path, tmp_path: Path) -> None:
+    content = json.loads((folder / "datalist.json").read_text())
+    content["source"][0]["label"] = "t.nii.gz"
+    content["target_val"].append({"image": "v_label.nii.gz", "label": "t.nii.gz"})
+    (folder / "datalist.json").write_text(json.dumps(content))
+    record = tmp_path / "checked.json"
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"t\.nii\.gz: found the label value"):
+            check(folder, record=record)
+    content["source"][0]["label"] = content["target_val"][1]["label"] = "s_label.nii.gz"
+    content["target_train"][0]["image"] = "s_label.nii.gz"  # the other way round: read as a label before
+    (folder / "datalist.json").write_text(json.dumps(content))
+    summary = check(folder, record=record)
+    assert (summary.images, summary.labels) == (4, 3)
+    assert sum(summary.label_voxels.values()) == 3 * noise().size
+
+
+BROKEN_LABELS = [
+    '[["x"]]',
+    '[[0, "y"]]',
+    "[[0]]",
+    "[3]",
+    "[[null, 1]]",
+    "[[0, Infinity]]",
+    "[[0, 1.5]]",
+    "[[0, -1]]",
+    "3",
+]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "[]",
+        '{"format": 2}',
+        '{"format": 2, "images": {"a": 3}, "labels": {}}',
+        '{"format": 2, "images": {"a": [[1]]}, "labels": {}}',
+        '{"format": 2, "images": {}, "labels": {"a": 3}}',
+        *(f'{{"format": 2, "images": {{}}, "labels": {{"NAME": [STATE, {counts}]}}}}' for counts in BROKEN_LABELS),
+        '{"format": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        '{"format": ' + "9" * 5000 + "}",
+    ],
+    ids=lambda content: content[:60],
+)
 def test_a_record_that_cannot_be_read_is_made_anew(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
 ) -> None:
     record, seen = tmp_path / "checked.json", reads(monkeypatch)
-    record.write_text(content)
+    label = folder / "s_label.nii.gz"
+    record.write_text(content.replace("NAME", str(label)).replace("STATE", json.dumps(file_state(label))))
     with pytest.warns(UserWarning, match=r"checked\.json: cannot be read"):
         check(folder, record=record)
     check(folder, record=record)
@@ -409,7 +455,7 @@ def test_a_record_of_another_format_counts_for_nothing(
 ) -> None:
     record, seen = tmp_path / "checked.json", reads(monkeypatch)
     check(folder, record=record)
-    record.write_text(record.read_text().replace('"format": 1', '"format": 0'))
+    record.write_text(record.read_text().replace('"format": 2', '"format": 1'))
     check(folder, record=record)
     assert len(seen) == 10
 
@@ -437,11 +483,23 @@ def test_a_long_check_writes_on_the_way(folder: Path, tmp_path: Path, monkeypatc
     monkeypatch.setattr("dacal_med.data.checked.time.monotonic", lambda: next(now))
     kept: list[int] = []
 
+    def files() -> int:
+        content = json.loads(record.read_text())
+        return len(content["images"]) + len(content["labels"])
+
     def spy(path: str):
-        kept.append(len(json.loads(record.read_text())["files"]) if record.exists() else 0)
+        kept.append(files() if record.exists() else 0)
         return read_image(path)
 
     monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
     check(folder, record=record)
     assert 0 < max(kept) < 5
-    assert len(json.loads(record.read_text())["files"]) == 5
+    assert files() == 5
+
+
+def test_a_record_that_cannot_be_written_is_told(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write .*file/checked\.json"):
+        check(folder, record=tmp_path / "file" / "checked.json")
+    with pytest.raises(InputError, match=r"checked: found the path 'xxx"):
+        check(folder, record="x" * 5000)

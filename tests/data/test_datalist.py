@@ -206,6 +206,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"source": {"image": "a.nii.gz"}}, "wanted a list"),
     ({"source": [{"image": "a.nii.gz"}]}, r"'source'\[0\] has no 'label'"),
     ({"source": ["a.nii.gz"]}, r"'source'\[0\] is 'a.nii.gz'"),
+    ({"source": [{"image": "a.nii.gz", "label": "./a.nii.gz"}]}, r"'source'\[0\] has .*a.nii.gz' for both"),
     ({"target_train": []}, "'target_train' is empty"),
     ({"target_train": [{"image": "nowhere.nii.gz"}]}, "do not exist: .*nowhere.nii.gz"),
     ({"target_train": [{"image": "t.nii.gz"}, {"image": "./t.nii.gz"}]}, "more than once"),
