@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ _DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 _PERSONAL = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName", "StudyID")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
+_LONGEST = 120  # characters of a name: with "_confidence.nii.gz" a file of any system, encrypted ones too
 
 
 @dataclass(frozen=True)
@@ -93,8 +96,10 @@ def discover(place: str | Path, spatial_dims: int, identify: bool, skip: Path | 
         InputError: no such place, or nothing in it.
     """
     root = Path(place)
-    if not root.exists():
+    if not os.path.exists(root):  # nor is there one whose name is too long
         raise InputError("dataset_dir: found no such file or folder; wanted images to segment")
+    if not root.is_dir() and _is_special(root):
+        raise InputError("dataset_dir: found a pipe, socket or device; wanted a file or folder of images")
     files = list(_walk(root, None if skip is None else skip.resolve())) if root.is_dir() else [root]
     images: list[Path] = []
     series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
@@ -120,12 +125,12 @@ def discover(place: str | Path, spatial_dims: int, identify: bool, skip: Path | 
 
 
 def _named(sources: list[Source], identify: bool) -> list[Source]:
-    names: dict[str, int] = {}
+    taken = {"summary"}  # the JSON of all cases
     named = []
     for number, source in enumerate(sources, 1):
-        stem = source.name if identify else f"case_{number:04d}"
-        names[stem] = names.get(stem, 0) + 1
-        unique = stem if names[stem] == 1 else f"{stem}_{names[stem]}"
+        stem = source.name[:_LONGEST] if identify else f"case_{number:04d}"
+        unique = next(name for name in chain([stem], (f"{stem}_{k}" for k in count(2))) if name not in taken)
+        taken.add(unique)
         named.append(Source(unique, source.files, source.dicom, source.root, identify, source.secrets))
     return named
 
@@ -136,7 +141,16 @@ def _walk(root: Path, skip: Path | None) -> Iterator[Path]:
         folders[:] = [name for name in kept if (Path(folder) / name).resolve() != skip]
         if Path(folder).resolve() == skip:
             continue
-        yield from (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        files = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if not _is_special(file))
+
+
+def _is_special(file: Path) -> bool:
+    """Whether reading it could wait for ever: a pipe, socket or device. What cannot be looked at is told as a case."""
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _is_dicom(file: Path) -> bool:

@@ -9,6 +9,8 @@ import inspect
 import json
 import sys
 import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,16 +132,15 @@ class SiteInference:
             sys.exit(1)
 
     def _case(self, task: Task, source: Source, line: ProgressLine) -> dict[str, Any]:
-        for path in task.outputs(source.name).values():
-            path.unlink(missing_ok=True)  # of an earlier run: they would belong to another result
         case: dict[str, Any] = {"case": source.name, "status": "ok", "error": None}
         try:
+            _remove(task.outputs(source.name))  # of an earlier run: they would belong to another result
             with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".dacal_site_") as scratch:
                 return {**case, **task.run(source, Path(scratch), line.show)}
         except Exception as error:  # one image's trouble, whatever it is, is no other's
             text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
-            for path in task.outputs(source.name).values():
-                path.unlink(missing_ok=True)
+            with suppress(OSError):  # what cannot be removed is no reason to end the others
+                _remove(task.outputs(source.name))
             return {
                 **case,
                 "status": "failed",
@@ -161,6 +162,11 @@ class SiteInference:
                 "dicom_seg: highdicom is not installed; wanted pip install highdicom, or --dicom_seg false"
             )
         return wanted
+
+
+def _remove(outputs: Mapping[str, Path]) -> None:
+    for path in outputs.values():
+        path.unlink(missing_ok=True)
 
 
 def _switch(key: str, value: bool | str) -> bool:

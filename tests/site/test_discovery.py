@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import nibabel as nib
@@ -14,6 +15,7 @@ from PIL import Image
 
 from dacal_med.site.discovery import discover
 from dacal_med.site.errors import InputError
+from tests.fuzz.outcomes import in_time
 from tests.site.builders import NAME, PATIENT, ball, change, write_series
 from tests.site.test_dicom import AXIAL
 
@@ -82,7 +84,32 @@ def test_one_file(tmp_path: Path):
     assert source.files == (tmp_path / "b.nii.gz",)
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path):
+    nifti(tmp_path / "a.nii.gz")
+    for name in ("pipe", "pipe.dcm", "pipe.nii.gz"):
+        os.mkfifo(tmp_path / name)
+    (tmp_path / "gone.dcm").symlink_to(tmp_path / "nowhere")  # told when it is read
+    with in_time():
+        sources = discover(tmp_path, 3, identify=True)
+        assert [source.name for source in sources] == ["a", "series"]
+        with pytest.raises(InputError, match="found a pipe, socket or device"):
+            discover(tmp_path / "pipe.nii.gz", 3, identify=False)
+
+
+def test_names_are_short_enough_for_results_and_never_the_same(tmp_path: Path):
+    long = "x" * 240
+    for name in (f"{long}1", f"{long}2", "a b", "a_b", "a-b", "a-b_2", "summary"):
+        nifti(tmp_path / f"{name}.nii")
+    names = [source.name for source in discover(tmp_path, 3, identify=True)]
+    assert len(set(names)) == len(names) == 7
+    assert "summary" not in names
+    assert max(map(len, names)) == 122  # with "_2"
+    assert {"a-b", "a-b_2", "a_b", "summary_2"} < set(names)
+
+
 def test_nothing_to_do(tmp_path: Path):
+    with pytest.raises(InputError, match="no such file or folder"):
+        discover("x" * 5000, 3, identify=False)
     with pytest.raises(InputError, match="no such file or folder"):
         discover(tmp_path / "absent", 3, identify=False)
     nifti(tmp_path / "a.nii.gz")

@@ -313,6 +313,27 @@ def test_names_if_asked_for(tmp_path: Path):
     assert (tmp_path / "out" / f"{PATIENT}_3_seg.dcm").is_file()
 
 
+def test_a_long_file_name_is_no_other_cases_trouble(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    name = "x" * 247 + ".nii.gz"
+    for file in (name, "a.nii.gz"):
+        nib.save(nib.Nifti1Image(ball((9, 8, 7)), np.eye(4)), tmp_path / "a.nii.gz")
+        (tmp_path / "a.nii.gz").rename(tmp_path / "in" / file)
+    summary = inference(export_folder(tmp_path / "site"), tmp_path / "in", tmp_path / "out", identify=True).run()
+    assert (summary["ok"], summary["failed"]) == (2, [])
+    assert summary["cases"][1]["input"]["files"] == [name]
+
+
+def test_an_output_that_cannot_be_removed_fails_its_case_alone(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        nib.save(nib.Nifti1Image(ball((9, 8, 7)), np.eye(4)), tmp_path / "in" / f"{name}.nii")
+    (tmp_path / "out" / "case_0001_seg.nii.gz").mkdir(parents=True)
+    summary = inference(export_folder(tmp_path / "site"), tmp_path / "in", tmp_path / "out").run()
+    assert (summary["ok"], summary["failed"]) == (1, ["case_0001"])
+    assert json.loads((tmp_path / "out" / "summary.json").read_text()) == summary
+
+
 def test_the_exit_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     write_series(tmp_path / "in", ball((9, 8, 7)), AXIAL)
     service = inference(export_folder(tmp_path / "site"), tmp_path / "in", tmp_path / "out")
