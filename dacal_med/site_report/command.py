@@ -36,7 +36,7 @@ def run(arguments: Sequence[str]) -> int:
     """
     options = _parser().parse_args(list(arguments))
     report = make_report(options.predictions, options.labels, options.images, options.overlays, options.identify)
-    write_bytes(options.out, page(report).encode("utf-8"))
+    write_bytes(options.out, page(report).encode("utf-8", "replace"))  # JSON can name half a character
     print(f"{options.out}: {len(report.good)} cases, {len(report.failed)} failed, {len(report.measured)} with labels")
     return 0
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
+from dacal_med.site_report.case_json import read_case
 
 SUMMARY = "summary.json"
+_SHOWN = 200  # characters of names in a message
 _NUMBERED = re.compile(r"case_\d+")
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
 _PATH = re.compile(r"(?<![\w.])(?:[A-Za-z]:)?(?:[\\/][^\s\\/:;,'\"]+){2,}")
-_KEYS = ("case", "status", "error", "warnings", "input", "model", "trust", "outputs")
 
 
 @dataclass(frozen=True)
@@ -71,25 +72,29 @@ def read_predictions(folder: str | Path, identify: bool = False) -> list[Predict
     Raises:
         InputError: there is no case, or a file is not the JSON of one.
     """
-    folder = Path(folder)
+    folder = given_path(folder, "--predictions")
     if not folder.is_dir():
         raise InputError(f"--predictions: found no folder {folder}, wanted the output folder of the inference")
-    files = sorted(path for path in folder.glob("*.json") if path.name != SUMMARY and not path.name.startswith("."))
+    files = sorted(
+        path
+        for path in folder.glob("*.json")
+        if path.is_file() and path.name != SUMMARY and not path.name.startswith(".")
+    )
     if not files:
         raise InputError(
             f"--predictions: found no case in {folder}, wanted one .json for each, as the inference writes"
         )
     predictions = []
     for number, path in enumerate(files, 1):
-        content = _case(path)
-        name = str(content["case"])
+        content = read_case(path)
+        name = content["case"]
         shown = name if identify or _NUMBERED.fullmatch(name) else f"case {number}"
         if not identify:
             secret = None if _NUMBERED.fullmatch(name) else name
             content = {
                 **content,
-                "error": None if content["error"] is None else anonymous(str(content["error"]), secret),
-                "warnings": [anonymous(str(warning), secret) for warning in content["warnings"] or []],
+                "error": None if content["error"] is None else anonymous(content["error"], secret),
+                "warnings": [anonymous(warning, secret) for warning in content["warnings"]],
             }
         predictions.append(Prediction(name, shown, number, folder, content))
     return predictions
@@ -124,9 +129,9 @@ def classes_of(predictions: Sequence[Prediction]) -> Classes:
         if prediction.ok:
             found = Classes(tuple(prediction.trust["class_names"]), prediction.trust["background"])
             if classes is not None and found != classes:
+                both = [f"{str(list(c.names))[:_SHOWN]} (background {c.background})" for c in (classes, found)]
                 raise InputError(
-                    f"{prediction.folder}: found cases of the classes {list(classes.structures)} and "
-                    f"{list(found.structures)}, wanted one model"
+                    f"{prediction.folder}: found cases of the classes {' and '.join(both)}, wanted one model"
                 )
             classes = found
     return classes or Classes()
@@ -136,32 +141,3 @@ def anonymous(text: str, secret: str | None = None) -> str:
     """Return a message without UIDs, paths and ``secret``."""
     text = _PATH.sub("(path)", _UID.sub("(UID)", text))
     return text if secret is None or len(secret) < 3 else text.replace(secret, "(name)")
-
-
-def _case(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
-    missing = [key for key in _KEYS if not isinstance(content, dict) or key not in content]
-    if missing:
-        raise InputError(
-            f"{path}: found no {', '.join(missing)}; wanted the JSON of a case, as the inference writes it"
-        )
-    if content["status"] == "ok" and not isinstance(content["trust"], dict):
-        raise InputError(f"{path}: found no trust numbers in a case that succeeded")
-    if content["status"] == "ok":
-        _check_classes(path, content["trust"])
-    return content
-
-
-def _check_classes(path: Path, trust: Mapping[str, Any]) -> None:
-    names, background = trust.get("class_names"), trust.get("background", "nothing")
-    if isinstance(names, list) and (background is None or (isinstance(background, int) and background < len(names))):
-        wanted = [name for k, name in enumerate(names) if k != background]
-        if isinstance(trust.get("classes"), dict) and list(trust["classes"]) == wanted:
-            return
-    raise InputError(
-        f"{path}: found trust numbers with the class_names {names!r} and the background {background!r}; wanted the "
-        "names by number and which of them is no structure, as the inference writes them"
-    )

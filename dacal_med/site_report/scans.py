@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ import numpy.typing as npt
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.data.images import NIFTI_SUFFIXES, NRRD_SUFFIXES, PICTURE_SUFFIXES, read_image
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 from dacal_med.site.discovery import Source, discover
 from dacal_med.site_report.predictions import Prediction
 from dacal_med.transforms.labels import IGNORE_INDEX
@@ -94,7 +96,7 @@ class Labels:
     """
 
     def __init__(self, place: str | Path, images: Images) -> None:
-        place = Path(place)
+        place = given_path(place, "--labels")
         self.images = images
         self.values: tuple[int, ...] | None = None
         self.ignored: tuple[int, ...] = (IGNORE_INDEX,)
@@ -159,7 +161,7 @@ def read_scan(prediction: Prediction, images: Images, labels: Labels | None) -> 
     affine = None
     for kind in ("segmentation", "confidence"):
         path = prediction.file(kind)
-        if path is None or not path.is_file():
+        if path is None or not os.path.isfile(path):  # a JSON may name a file that no folder can hold
             raise InputError(f"{prediction.shown}: found no file of its {kind} beside its JSON")
         array, affine = read_image(path)
         arrays[kind] = array[0]
@@ -213,7 +215,7 @@ def _entries(path: Path) -> list[dict[str, str]]:
     """Read a plain list of ``{"image", "label"}`` with paths relative to the file."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"--labels: {path} cannot be read ({error})") from error
     if not isinstance(content, list) or not all(
         isinstance(e, dict) and {"image", "label"} <= e.keys() for e in content

@@ -63,6 +63,7 @@ def test_no_folder_and_no_case_are_told(tmp_path):
     ("content", "said"),
     [
         ("{", "cannot be read as JSON"),
+        ("[" * 100_000, "cannot be read as JSON"),
         ("[]", "found no case, status"),
         ('{"case": "case_0001"}', "found no status"),
     ],
@@ -73,8 +74,44 @@ def test_a_file_that_is_no_case_is_named(tmp_path, content, said):
         read_predictions(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "said"),
+    [
+        (("warnings",), -1.5, "found -1.5 for warnings, wanted a list of text or null"),
+        (("status",), ["ok"], r"found \['ok'\] for status"),
+        (("model", "version"), 3, "found 3 for model#version, wanted text"),
+        (("input", "shape"), 3, "found 3 for input#shape"),
+        (("trust", "classes"), [], r"found \[\] for trust#classes, wanted an object"),
+        (
+            ("trust", "classes", "organ", "expected_dice"),
+            float("nan"),
+            "found nan for trust#classes#organ#expected_dice",
+        ),
+        (("trust", "confidence_histogram", "foreground"), [1], r"found \[1\] for .*foreground, wanted \d+ counts"),
+    ],
+)
+def test_values_of_another_kind_are_named(tmp_path, place, value, said):
+    out = site_folder(tmp_path, [0.9], failed=False)
+    content = inner = json.loads((out / "case_0001.json").read_text())
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (out / "case_0001.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"case_0001\.json: {said}"):
+        read_predictions(out)
+    del inner[place[-1]]
+    (out / "case_0001.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"case_0001\.json: found (nothing for|no) .*" + place[-1]):
+        read_predictions(out)
+
+
+def test_warnings_may_be_null(tmp_path):
+    out = site_folder(tmp_path, [0.9], failed=False, warnings=None)
+    assert [case.content["warnings"] for case in read_predictions(out, identify=True)] == [[]]
+
+
 def test_a_good_case_without_trust_numbers_is_refused(tmp_path):
-    with pytest.raises(InputError, match="no trust numbers"):
+    with pytest.raises(InputError, match="found None for trust, wanted trust numbers"):
         read_predictions(site_folder(tmp_path, [0.9], trust=None))
 
 
@@ -97,7 +134,6 @@ def test_cases_of_different_classes_are_refused(tmp_path):
         {"background": None},
         {"background": 2},
         {"background": "background"},
-        {"classes": []},
     ],
 )
 def test_trust_numbers_of_other_classes_than_named_are_refused(tmp_path, changes):
