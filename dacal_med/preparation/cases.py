@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,6 +88,7 @@ class Plan:
         split: one or two sentences: how the parts were made, and whose split it is.
         modality: of each domain, such as ``{"source": "CT", "target": "MR"}``; empty to let the datalist guess.
         notes: what a user of the data must know.
+        missing: what an incomplete download lacks: names of files or folders by what they are.
         evaluated: whether there must be cases for evaluation.
         unit: what must not be in two parts, where it is not a patient; then ``datalist.json`` names no patients.
     """
@@ -100,6 +101,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     evaluated: bool = True
     unit: str = "patient"
+    missing: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def check_plan(plan: Plan) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 
 from dacal_med.errors import InputError
 from dacal_med.preparation.recipe import Recipe
@@ -51,7 +52,16 @@ def find_recipe(name: str) -> Recipe:
     """
     names = [recipe.name for recipe in RECIPES]
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"wanted one of {', '.join(names)}."
+        close = _of_part(name) or difflib.get_close_matches(name, names, n=1)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"wanted one of {', '.join(names)}."
         raise InputError(f"prepare: found the recipe {name!r}; {hint}")
     return RECIPES[names.index(name)]
+
+
+def _of_part(name: str) -> list[str]:
+    """The recipes whose script is called so, or those whose names begin or go on with the word, less its version."""
+    word = re.sub(r"[\W_]+", "", name.lower())
+    scripts = [recipe.name for recipe in RECIPES if recipe.script == f"prepare_{word}.py"]
+    plain = word.rstrip("0123456789")
+    parts = [recipe.name for recipe in RECIPES if len(plain) > 2 and plain in recipe.name.replace("_", "")]
+    return scripts or parts

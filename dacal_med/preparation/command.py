@@ -11,10 +11,11 @@ from pathlib import Path
 
 from dacal_med.data.datalist import FILE_NAME
 from dacal_med.preparation.catalogue import RECIPES, find_recipe
-from dacal_med.preparation.document import counts_table
+from dacal_med.preparation.document import counts_table, missing_lines
 from dacal_med.preparation.preparing import prepare
 from dacal_med.preparation.recipe import Recipe, Request
 
+_MOST_NAMES = 5
 DESCRIPTION = (
     "Makes a folder with a datalist.json from public data as downloaded and unpacked. The same command continues where "
     "it was interrupted. `prepare --list` shows all recipes, what they need and on which terms; `prepare <recipe> "
@@ -31,6 +32,8 @@ def run(arguments: Sequence[str]) -> int:
     Raises:
         InputError: see :func:`dacal_med.preparation.prepare`.
     """
+    if arguments and not arguments[0].startswith("-"):
+        find_recipe(arguments[0])  # says what was meant; argparse would list all
     options = _parser().parse_args(list(arguments))
     if options.list or options.recipe is None:
         print("\n\n".join(describe(recipe) for recipe in RECIPES))
@@ -43,7 +46,9 @@ def run(arguments: Sequence[str]) -> int:
         partial=options.partial,
     )
     done = prepare(recipe, request, options.out)
-    print(f"{done.plan.title}\n\n{counts_table(done.plan, done.written)}\n\n{options.out / FILE_NAME}", flush=True)
+    lacking = "".join(f"missing: {line}\n" for line in missing_lines(done.plan, _MOST_NAMES))
+    table = counts_table(done.plan, done.written)
+    print(f"{done.plan.title}\n\n{table}\n\n{lacking}{options.out / FILE_NAME}", flush=True)
     return 0
 
 

@@ -77,9 +77,20 @@ def document(recipe: Recipe, request: Request, plan: Plan, written: Mapping[str,
         lines += [f"In the {domain}:", "", _markdown(rows), ""]
     if plan.notes:
         lines += ["## Notes", "", *(f"- {note}" for note in plan.notes), ""]
+    if plan.missing:
+        lines += ["## Missing", "", *(f"- {line}" for line in missing_lines(plan, _MOST_NAMES)), ""]
     lines += [f"## {plan.unit.capitalize()}s", ""]
     lines += [*(f"- `{part}`: {_patients(in_part(plan.cases, part))}" for part in PARTS), ""]
     return "\n".join(lines)
+
+
+def missing_lines(plan: Plan, most: int) -> list[str]:
+    """How many of what an incomplete download lacks, and up to ``most`` of their names, a line for each kind."""
+    lines = []
+    for what, names in plan.missing.items():
+        more = f" and {len(names) - most} more" if len(names) > most else ""
+        lines.append(f"{len(names)} {what}: {', '.join(names[:most])}{more}")
+    return lines
 
 
 def _patients(cases: Iterable[Case]) -> str:

@@ -53,12 +53,13 @@ def write_case(case: Case, plan: Plan, out: Path) -> Written:
         out: folder of the data set.
 
     Raises:
-        InputError: an input is unreadable, a label value is not in the table, the label does not lie on its image, or
-            the disk is full.
+        InputError: an input is unreadable or cut off, a picture is grey where colours are wanted, a label value is not
+            in the table, the label does not lie on its image, or the disk is full.
     """
-    image_path, header = _write_image(case, out)
+    coloured = plan.modality.get(case.domain) == "RGB"
+    image_path, header = _write_image(case, out, coloured=coloured)
     name = image_path.relative_to(out).as_posix()
-    reference = _write_reference(case, out)
+    reference = _write_reference(case, out, coloured=coloured)
     if case.label is None:
         return Written(name, None, {}, header.spatial_shape, reference)
     pixels = case.label()
@@ -73,15 +74,17 @@ def write_case(case: Case, plan: Plan, out: Path) -> Written:
     return Written(name, label_path.relative_to(out).as_posix(), table.count(label), header.spatial_shape, reference)
 
 
-def _write_image(case: Case, out: Path) -> tuple[Path, ImageHeader]:
+def _write_image(case: Case, out: Path, *, coloured: bool) -> tuple[Path, ImageHeader]:
     stem = out / case.domain / "images" / case.name
     if isinstance(case.image, Path):
         header = read_header(case.image)
         if is_picture(case.image):
             # A header gives width and height, labels have rows and columns.
             header = ImageHeader(header.spatial_shape[::-1], header.channels, None)
-            if header.channels not in (1, 3):  # with transparency, which no network takes
-                return _write(read_picture(case.image), stem), header
+            picture = _whole_picture(case.image, coloured=coloured)
+            # With transparency, which no network takes, or with colours in a table, which are read as its indices.
+            if header.channels not in (1, 3) or (coloured and header.channels == 1):
+                return _write(picture, stem), header
         return _copy(case.image, stem), header
     pixels = case.image()
     path = _write(pixels, stem)
@@ -89,9 +92,18 @@ def _write_image(case: Case, out: Path) -> tuple[Path, ImageHeader]:
     return path, ImageHeader(_shape(pixels.array, pixels), 1, affine)
 
 
-def _write_reference(case: Case, out: Path) -> str | None:
+def _whole_picture(path: Path, *, coloured: bool) -> Picture:
+    """Read a picture to its end, since a copy would be cut off like the original."""
+    picture = read_picture(path)
+    if coloured and picture.array.ndim != 3:
+        raise InputError(f"{path}: found a grey picture; wanted colours, as in the owner's images.")
+    return picture
+
+
+def _write_reference(case: Case, out: Path, *, coloured: bool) -> str | None:
     if case.reference is None:
         return None
+    _whole_picture(case.reference, coloured=coloured)
     path = _copy(case.reference, out / case.domain / "references" / case.name)
     return path.relative_to(out).as_posix()
 

@@ -375,6 +375,35 @@ def test_misspelt_recipes_are_refused():
         find_recipe("mmwhs_ct2mri")
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gta5", "gta2cityscapes?"),
+        ("GTA", "gta2cityscapes?"),
+        ("dark_zurich", "cityscapes2darkzurich?"),
+        ("acdc", "cityscapes2acdc?"),
+        ("lidc", "lidc_domain2domain?"),
+        ("nothing_like_it", "wanted one of mmwhs_ct2mr, "),
+    ],
+)
+def test_a_part_of_a_name_says_what_is_meant(name: str, meant: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["prepare", name, "--out", "x"]) == 2
+    said = "" if meant.startswith("wanted") else "did you mean "
+    assert f"prepare: found the recipe {name!r}; {said}{meant}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name/x"])
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.name)
+def test_folders_that_no_one_can_have_are_refused(
+    recipe: Recipe, place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = [f"--{role.name.replace('_', '-')}={place}" for role in recipe.roles]
+    assert main(["prepare", recipe.name, *words, f"--out={tmp_path / 'out'}"]) == 2
+    told = capsys.readouterr().err
+    assert f"--{recipe.roles[0].name}: found the path {place[:20]!r}"[:-1] in told
+    assert len(told) < 500
+
+
 def test_bad_input_ends_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["prepare", "mmwhs_ct2mr", "--data", str(tmp_path), "--out", str(tmp_path.parent / "x")]) == 2
     assert "found nothing; wanted MM-WHS 2017 with ct_train, mr_train" in capsys.readouterr().err

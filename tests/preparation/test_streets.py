@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from dacal_med.cli import main
 from dacal_med.data.checking import check_data
 from dacal_med.data.class_counts import read_class_counts
 from dacal_med.data.datalist import load_datalist
@@ -188,13 +191,14 @@ def test_labels_of_gta5_read_the_same_however_stored(tmp_path_factory: pytest.Te
     array = np.asarray([values], np.uint8)
     colours = np.asarray([[id2label[value].color for value in values]], np.uint8)
     save(folder / "ids.png", array)
+    save(folder / "wide.png", array.astype(np.uint16))
     save(folder / "palette.png", array, PALETTE)
     save(folder / "colours.png", colours)
     Image.fromarray(colours).quantize(64).save(folder / "other.png")
     table = tables.street_table(plates=True)
     wanted = train_ids(array)
     groups = np.where(array == 18, 5, wanted)  # groups of poles have the colour of a pole
-    for name, expected in (("ids", wanted), ("palette", wanted), ("colours", groups)):
+    for name, expected in (("ids", wanted), ("wide", wanted), ("palette", wanted), ("colours", groups)):
         found = table.remap(tables.read_gta_labels(folder / f"{name}.png").array, name)
         assert found.tolist() == expected.tolist(), name
     with Image.open(folder / "other.png") as other:
@@ -441,7 +445,7 @@ def test_labels_of_synthia_must_be_the_owners(tmp_path: Path, channels: int, dty
     assert not (tmp_path / "out").exists()
 
 
-def test_missing_reference_frames_are_named(tmp_path: Path):
+def test_missing_reference_frames_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     folders = {"source": cityscapes(tmp_path / "cs"), "target": acdc(tmp_path / "acdc")}
     name = "rgb_anon/snow/val_ref/GOPR0475/GOPR0475_frame_000058_rgb_ref_anon.png"
     (tmp_path / "acdc" / name).unlink()
@@ -454,6 +458,55 @@ def test_missing_reference_frames_are_named(tmp_path: Path):
     datalist = made("cityscapes2acdc", folders, tmp_path / "out", partial=True)
     entries = json.loads((datalist.root / "datalist.json").read_text())["target_val"]
     assert [entry["group"] for entry in entries if "reference" not in entry] == ["snow"]
+    line = f"1 reference frames of ACDC: {name.removeprefix('rgb_anon/')}"
+    assert f"## Missing\n\n- {line}\n" in (datalist.root / "dataset.md").read_text()
+    shutil.rmtree(tmp_path / "acdc" / "rgb_anon" / "fog" / "train")
+    words = [f"--{role}={folder}" for role, folder in folders.items()]
+    assert main(["prepare", "cityscapes2acdc", *words, "--partial", f"--out={datalist.root}"]) == 0
+    told = capsys.readouterr().out
+    assert f"missing: {line}\n" in told
+    assert "missing: 1 folders of ACDC: rgb_anon/fog/train\n" in told
+
+
+def _cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-60])
+
+
+def _grey(path: Path) -> None:
+    Image.open(path).convert("L").save(path)
+
+
+@pytest.mark.parametrize(("change", "said"), [(_cut, "cannot read page 0"), (_grey, "found a grey picture; wanted")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "cs/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png",
+        "acdc/rgb_anon/snow/val/GOPR0475/GOPR0475_frame_000058_rgb_anon.png",
+        "acdc/rgb_anon/snow/val_ref/GOPR0475/GOPR0475_frame_000058_rgb_ref_anon.png",
+    ],
+)
+def test_pictures_that_are_cut_off_or_grey_are_refused(tmp_path: Path, name: str, change: Change, said: str):
+    folders = {"source": cityscapes(tmp_path / "cs"), "target": acdc(tmp_path / "acdc")}
+    change(tmp_path / name)
+    with pytest.raises(InputError, match=re.escape(f"{tmp_path / name}: {said}")):
+        made("cityscapes2acdc", folders, tmp_path / "out", partial=True)
+    assert not (tmp_path / "out" / "datalist.json").exists()
+
+
+def test_colours_in_a_table_are_written_out(tmp_path: Path):
+    source = gta5(tmp_path / "gta")
+    file = source / "images" / "00001.png"
+    Image.open(file).quantize(16).save(file)
+    solid = np.asarray(Image.open(file).convert("RGB"))
+    folders = {"source": source, "target": cityscapes(tmp_path / "cs")}
+    datalist = made("gta2cityscapes", folders, tmp_path / "out", partial=True)
+    np.testing.assert_array_equal(np.asarray(Image.open(datalist.source[0]["image"])), solid)
+
+
+def test_modes_that_hold_no_labels_are_named(tmp_path: Path):
+    Image.new("CMYK", (4, 4)).save(tmp_path / "label.jpg")
+    with pytest.raises(InputError, match=r"label\.jpg: found a picture of the mode CMYK; wanted label ids"):
+        tables.read_gta_labels(tmp_path / "label.jpg")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ Each function lists one of them, checks it against the numbers that its owners p
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -61,6 +62,7 @@ ACDC_IMAGES = {
 }
 DARK_ZURICH_IMAGES = {"train": 2416, "val": 50}
 Split = Literal["train", "val"]
+_REFERENCE = "_rgb_ref_anon.png"
 
 
 @dataclass(frozen=True)
@@ -143,6 +145,24 @@ def acdc(folder: Path, split: Split, request: Request, *, labelled: bool, refere
     return found
 
 
+def acdc_lacks(parts: Mapping[Split, Sequence[Frame]], *, references: bool) -> dict[str, list[str]]:
+    """Return which folders and, where wanted, reference frames an incomplete download of ACDC lacks."""
+    folders_lacking = [
+        f"rgb_anon/{condition}/{split}"
+        for split, frames in parts.items()
+        for condition in CONDITIONS
+        if condition not in {frame.condition for frame in frames}
+    ]
+    frames_lacking = [
+        f"{frame.condition}/{split}_ref/{frame.image.parent.name}/{frame.place}{_REFERENCE}"
+        for split, frames in parts.items()
+        for frame in frames
+        if references and frame.reference is None
+    ]
+    found = {"folders of ACDC": folders_lacking, "reference frames of ACDC": frames_lacking}
+    return {what: names for what, names in found.items() if names}
+
+
 def dark_zurich(folder: Path, split: Split, request: Request) -> list[Frame]:
     """List the nights of Dark Zurich: ``rgb_anon/<split>/night/<recording>``, and ``gt`` of the part "val"."""
     root = folders.find_root(folder, (f"rgb_anon/{split}/night",), DARK_ZURICH.name) / "rgb_anon" / split / "night"
@@ -183,7 +203,7 @@ def _labels(folder: Path, images: dict[str, Path], suffix: str) -> dict[str, Pat
 
 def _references(folder: Path, images: dict[str, Path], request: Request) -> dict[str, Path]:
     """The reference frame of every image."""
-    found = {key: folder / image.parent.name / f"{key}_rgb_ref_anon.png" for key, image in images.items()}
+    found = {key: folder / image.parent.name / f"{key}{_REFERENCE}" for key, image in images.items()}
     missing = [path for path in found.values() if not path.is_file()]
     if missing and not request.partial:
         raise InputError(

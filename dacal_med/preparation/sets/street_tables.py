@@ -52,6 +52,7 @@ _LARGEST_ID = STREET_LABELS[-1].id
 _GTA5_PLATE = 34  # license plates have an id of their own in GTA5
 _PLATE = StreetLabel(_GTA5_PLATE, "license plate", IGNORED, (0, 0, 142))
 _EXTRA_COLOURS = {(20, 20, 20): 4}  # "static" in the colours of GTA5, black in those of Cityscapes
+_GREY = ("1", "L", "LA", "I", "I;16", "I;16L", "I;16B", "I;16N")  # of Pillow
 _UNKNOWN = 254
 _SAMPLE = 8
 
@@ -111,24 +112,29 @@ def read_label_ids(path: Path) -> Picture:
 
 
 def read_gta_labels(path: Path) -> Picture:
-    """Read labels of GTA5 as label ids: the owners' palette files, colour-coded copies of them, or plain ids.
+    """Read labels of GTA5 as label ids: the owners' palette files, copies in colours, or ids of 8 or 16 bits.
 
     Indices of a palette are taken as ids unless the palette gives them colours of other labels; then colours decide.
     Colours do not tell pole groups from poles and license plates from cars.
 
     Raises:
-        InputError: unreadable, a colour that no label has, or train ids.
+        InputError: unreadable, a colour that no label has, train ids, or another mode of a picture.
     """
     try:
         with Image.open(path) as file:
             palette = (
                 np.asarray(file.getpalette("RGB") or [], dtype=np.uint8).reshape(-1, 3) if file.mode == "P" else None
             )
-            array = np.asarray(file if file.mode in ("P", "L") else file.convert("RGB"))
+            if file.mode in _GREY:
+                return read_label_ids(path)
+            if file.mode not in ("P", "RGB", "RGBA"):
+                raise InputError(
+                    f"{path}: found a picture of the mode {file.mode}; wanted label ids in grey of 8 or 16 bits, "
+                    "palette indices or RGB colours."
+                )
+            array = np.asarray(file if file.mode == "P" else file.convert("RGB"))
     except (OSError, SyntaxError, UnidentifiedImageError) as error:
         raise InputError(f"{path}: cannot be read as a picture ({error}); wanted a complete file.") from error
-    if palette is None and array.ndim == 2:
-        return read_label_ids(path)
     if palette is None:
         packed = array[..., 0].astype(np.int32) << 16 | array[..., 1].astype(np.int32) << 8 | array[..., 2]
         ids = _colour_table()[packed]

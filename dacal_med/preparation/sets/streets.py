@@ -13,6 +13,7 @@ image (if not, it is refused), and whether SYNTHIA's labels have two channels or
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -87,7 +88,8 @@ def _acdc(request: Request) -> Plan:
     cases = _cityscapes_source(request, table)
     cases += _cases(train, "target_train", read_label_ids, table, "ACDC")
     cases += _cases(val, "target_val", read_label_ids, table, "ACDC")
-    return _plan("Cityscapes to ACDC", (table, table), cases, "Cityscapes train is the source. " + ACDC_SPLIT)
+    plan = _plan("Cityscapes to ACDC", (table, table), cases, "Cityscapes train is the source. " + ACDC_SPLIT)
+    return replace(plan, missing=owners.acdc_lacks({"train": train, "val": val}, references=references))
 
 
 def _dark_zurich(request: Request) -> Plan:
