@@ -141,6 +141,12 @@ def test_images_that_do_not_fit_are_named(shape):
         tiny().eval()(torch.rand(shape))
 
 
+@pytest.mark.parametrize("channels", [1, 4])
+def test_images_of_other_channels_are_refused(channels):
+    with pytest.raises(InputError, match=rf"found images of {channels} channel\(s\), wanted 3"):
+        tiny().eval()(torch.rand(1, channels, 64, 64))
+
+
 def test_another_call_leaves_statistics_alone():
     network = tiny("deeplabv3plus", "resnet50").train()
     before = {name: buffer.clone() for name, buffer in network.named_buffers()}

@@ -43,15 +43,25 @@ class SegmentationNetwork(nn.Module):
             image: ``(B, in_channels, rows, columns)``, the axes in either order, at least 32 each.
 
         Raises:
-            InputError: for an image that is too small or has another number of axes.
+            InputError: for an image that is too small or has another number of axes or channels.
         """
-        if not is_converting() and (image.dim() != 4 or min(image.shape[2:]) < MIN_SIZE):
+        if not is_converting():
+            self._check(image)
+        logits = self.head(self.encoder(image))
+        return functional.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+
+    def _check(self, image: Tensor) -> None:
+        if image.dim() != 4 or min(image.shape[2:]) < MIN_SIZE:
             raise InputError(
                 f"{type(self).__name__}: found images of shape {tuple(image.shape)}, wanted (B, channels, rows, "
                 f"columns), at least {MIN_SIZE} rows and columns: choose a larger `roi_size`, or scale images less"
             )
-        logits = self.head(self.encoder(image))
-        return functional.interpolate(logits, size=image.shape[2:], mode="bilinear", align_corners=False)
+        channels = self.encoder.in_channels
+        if image.shape[1] != channels:  # one channel would be spread over all by the normalisation
+            raise InputError(
+                f"{type(self).__name__}: found images of {image.shape[1]} channel(s), wanted {channels}: set "
+                "`in_channels` to what the images have"
+            )
 
 
 def segmentation_network(
