@@ -21,7 +21,7 @@ def encoder(name: str = "mit_b5", in_channels: int = 3, weights: str | None = No
     Args:
         name: one of :data:`dacal_med.networks.ENCODERS`.
         in_channels: image channels.
-        weights: ``None`` for random ones; ``"imagenet"`` for those of the hub, from its cache where offline; else a
+        weights: ``None`` for random ones; ``"imagenet"`` for those of the hub, from its cache if they are there; else a
             file (``.safetensors``, or a ``state_dict`` read with ``weights_only=True``), a folder with one, or the name
             of a repository on the hub. See :func:`dacal_med.networks.weights.load_weights`.
         options: further ones of :func:`dacal_med.site.networks.encoder`.

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from dacal_med.engines.weights import load_safely
 from dacal_med.errors import InputError
+from dacal_med.reporting.files import given_path
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 4
@@ -64,7 +65,7 @@ def load_weights(body: nn.Module, weights: str) -> None:
     Args:
         body: a ``SegformerModel`` or ``ResNetModel`` of ``transformers``.
         weights: a file, a folder with ``model.safetensors`` or ``pytorch_model.bin``, or a repository on the hub
-            (``"nvidia/mit-b5"``), which is taken from the hub's cache where there is no network.
+            (``"nvidia/mit-b5"``), which is taken from the hub's cache, and downloaded if it is not there.
 
     Raises:
         InputError: if there is no such file, it cannot be read, or holds another network.
@@ -87,7 +88,7 @@ def load_weights(body: nn.Module, weights: str) -> None:
 
 
 def _find(weights: str) -> Path:
-    path = Path(weights).expanduser()
+    path = given_path(weights, "weights", home=True)
     if path.is_file():
         return path
     if path.is_dir():
@@ -103,16 +104,29 @@ def _find(weights: str) -> Path:
 
 
 def _from_hub(repository: str) -> Path:
-    from huggingface_hub import hf_hub_download  # comes with transformers; slow to import
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    from huggingface_hub import constants, hf_hub_download  # comes with transformers; slow to import
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     problem: Exception | None = None
+    # The cache first, for both names: without network every question to the hub is repeated for minutes.
     for name in FILES:
         try:
-            return Path(hf_hub_download(repository, name))
-        # OSError: no network and not in the cache (LocalEntryNotFoundError), or no way to write there.
-        except (HfHubHTTPError, HFValidationError, OSError) as error:
+            return Path(hf_hub_download(repository, name, local_files_only=True))
+        except (HFValidationError, OSError) as error:
             problem = error
+    for name in () if constants.HF_HUB_OFFLINE else FILES:
+        try:
+            return Path(hf_hub_download(repository, name))
+        # OSError: no network (LocalEntryNotFoundError), or no way to write in the cache.
+        except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+            problem = error
+            if not isinstance(error, EntryNotFoundError) or isinstance(error, LocalEntryNotFoundError):
+                break  # what is wrong is not the name of the file
     reason = (str(problem).strip() or type(problem).__name__).splitlines()[0][:200]
     raise InputError(
         f"weights: {repository!r} is no file here, and could not be had from the hub or its cache ({reason}); wanted a "

@@ -9,7 +9,7 @@ import re
 import huggingface_hub
 import pytest
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import save_file
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, SegformerConfig, SegformerForImageClassification
@@ -168,18 +168,61 @@ def test_missing_files_are_named(tmp_path):
         encoder("mit_b0", weights=str(tmp_path), options=MIT)
 
 
-def test_the_hub_is_asked_by_name_and_says_what_to_do_offline(monkeypatch, tmp_path):
-    asked = []
+NAMES = ["model.safetensors", "pytorch_model.bin"]
 
-    def offline(repository, name):
-        asked.append((repository, name))
-        raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache")
 
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
+class Hub:
+    """Stands in for ``hf_hub_download``: files by name in the cache and on the hub, and what was asked for."""
+
+    def __init__(self, monkeypatch, cache=None, hub=None, error=None):
+        self.cache, self.hub, self.error = cache or {}, hub or {}, error
+        self.asked: list[tuple[str, bool]] = []
+        monkeypatch.setattr(huggingface_hub, "hf_hub_download", self)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+
+    def __call__(self, repository, name, local_files_only=False):
+        self.asked.append((name, local_files_only))
+        found = self.cache if local_files_only else self.hub
+        if name in found:
+            return str(found[name])
+        if local_files_only:
+            raise LocalEntryNotFoundError("Cannot find the requested files in the disk cache")
+        raise self.error or EntryNotFoundError(f"404: no {name}")
+
+
+def refused():
     with pytest.raises(InputError, match=r"'nvidia/mit-b5' is no file here.*hf download nvidia/mit-b5"):
         encoder("mit_b5", weights="imagenet", options=MIT)
-    assert asked == [("nvidia/mit-b5", "model.safetensors"), ("nvidia/mit-b5", "pytorch_model.bin")]
-    path = tmp_path / "cached.bin"
-    torch.save(encoder("resnet101", options=RESNET).state_dict(), path)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, name: str(path))
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("no network"), OSError("the disk is full")])
+def test_without_network_the_hub_is_asked_once(monkeypatch, error):
+    hub = Hub(monkeypatch, error=error)
+    refused()
+    assert hub.asked == [*((name, True) for name in NAMES), (NAMES[0], False)]
+
+
+def test_offline_by_choice_the_hub_is_not_asked(monkeypatch):
+    hub = Hub(monkeypatch)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    refused()
+    assert hub.asked == [(name, True) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_cache_comes_before_the_hub(monkeypatch, tmp_path, name):
+    path = tmp_path / name
+    state = {key: value.contiguous() for key, value in encoder("resnet101", options=RESNET).state_dict().items()}
+    save_file(state, path) if path.suffix == ".safetensors" else torch.save(state, path)
+    hub = Hub(monkeypatch, cache={name: path})
     assert encoder("resnet101", weights="microsoft/resnet-101", options=RESNET).channels == RESNET["hidden_sizes"]
+    assert all(local for _, local in hub.asked)
+    hub = Hub(monkeypatch, hub={name: path})
+    encoder("resnet101", weights="microsoft/resnet-101", options=RESNET)
+    assert hub.asked[:2] == [(name, True) for name in NAMES] and hub.asked[-1] == (name, False)
+
+
+def test_a_repository_without_weights_is_told(monkeypatch):
+    hub = Hub(monkeypatch)
+    refused()
+    assert len(hub.asked) == 4
