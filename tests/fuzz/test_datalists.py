@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from torch import nn
 
+from dacal_med.bundle import read_config
 from dacal_med.cli import main
 from dacal_med.data import check_data, load_datalist
 from dacal_med.data.datalist import load_cases
+from dacal_med.handlers.sums import load_sums
+from dacal_med.handlers.weights import load_weights
+from dacal_med.networks.weights import load_weights as load_encoder
 from tests.fuzz.images import AFFINE, SHAPE, good_array
 from tests.fuzz.outcomes import attempt
 
@@ -103,6 +108,12 @@ def check(folder: Path) -> Any:
     return check_data(datalist, 3, 1, progress=False)
 
 
+def named(folder: Path, value: Any) -> list[str]:
+    """What a message must say one of: the datalist, a file of it, or, at its beginning, the file that stands there."""
+    files = ["datalist.json: ", *(str(folder / name) for name in ("a.nii", "b.nii", "c.nii", "d.nii"))]
+    return [*files, *([f"{folder / value}: "] if isinstance(value, str) and len(value) < 200 else [])]
+
+
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Where something stands in a document."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
@@ -126,7 +137,7 @@ def test_anything_in_any_place_of_a_datalist(what, folder):
     passed = 0
     for place in PLACES:
         (folder / "datalist.json").write_text(json.dumps(replaced(GOOD, place, STRANGE[what])))
-        summary = attempt(lambda: check(folder), str(folder), "/")
+        summary = attempt(lambda: check(folder), *named(folder, STRANGE[what]))
         passed += summary is not None and summary.images == 3
     assert passed < len(PLACES)  # something was malformed
 
@@ -191,7 +202,30 @@ def test_values_and_shapes(what, role, folder):
 @example(place=("source", 0, "image"), value=".")
 def test_any_json_in_any_place(place, value, folder):
     (folder / "datalist.json").write_text(json.dumps(replaced(GOOD, place, value)))
-    attempt(lambda: check(folder), str(folder), "/")
+    attempt(lambda: check(folder), *named(folder, value))
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name", "a\0b", "\ud800"])
+@pytest.mark.parametrize("load", [load_datalist, load_cases, read_config, load_sums, load_weights, load_encoder])
+def test_a_path_that_no_file_can_have(place, load):
+    arguments = (place,) if load in (load_datalist, load_cases, read_config, load_sums) else (nn.Identity(), place)
+    assert attempt(lambda: load(*arguments), repr(place)[1:50], "~nobody-of-this-name") is None
+
+
+@pytest.mark.parametrize("place", ["x" * 5000, "~nobody-of-this-name"])
+def test_the_command_line_tells_of_such_a_path(place, capsys, tmp_path):
+    bundle = str(Path(__file__).resolve().parents[2] / "bundles" / "dacal_ct2mr")
+    out = str(tmp_path / "out")
+    for words in (
+        ["benchmark", bundle, "--data-root", place, "--out", out],
+        ["benchmark", place, "--data-root", str(tmp_path), "--out", out],
+        ["compare", "--config_file", place, "--out", out],
+        ["export", "--bundle", place, "--out", out],
+        ["calibrate", "--site", place, "--dataset_dir", str(tmp_path), "--out", out],
+    ):
+        assert main(words) == 2
+        told = capsys.readouterr().err.strip()
+        assert told.startswith("dacal_med: ") and place[:20] in told and len(told) < 1000, told
 
 
 def test_the_command_line_tells_it_in_one_line(folder, capsys, tmp_path):
