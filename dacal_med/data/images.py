@@ -151,6 +151,8 @@ def read_header(path: str | Path) -> ImageHeader:
 def _require(path: str | Path) -> None:
     if not Path(path).exists():
         raise InputError(f"{path}: no such file or folder; wanted an image.")
+    if not (Path(path).is_file() or Path(path).is_dir()):  # a pipe would be waited for without end
+        raise InputError(f"{path}: found no regular file or folder; wanted an image.")
 
 
 def _through(reader: ImageReader, opened: Any) -> tuple[np.ndarray, dict[str, Any]]:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -67,3 +68,10 @@ def test_a_volume_that_lies_elsewhere_is_refused(tmp_path: Path):
     moved[0, 3] += 1.0
     with pytest.raises(InputError, match=r"lies up to 1 mm away from its slices"):
         check_series(tmp_path / "s", ARRAY.shape, moved)
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "scan.nii.gz")
+    for read in (read_header, read_image):
+        with pytest.raises(InputError, match=r"scan\.nii\.gz: found no regular file or folder"):
+            read(tmp_path / "scan.nii.gz")
