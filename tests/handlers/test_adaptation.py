@@ -219,6 +219,16 @@ def test_a_resumed_run_reports_what_the_whole_run_reports(tmp_path):
         assert resumed[moment] == whole[moment]
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"before": "text"}, {"before": {}}, {"tables": {"before": {"lower": "x"}}}, {"seconds": math.nan}]
+)
+def test_a_state_that_no_report_saved_is_refused(tmp_path, wrong):
+    report = report_on(tmp_path, tiny_trainer())
+    with pytest.raises(InputError, match=r"^report"):
+        report.load_state_dict({"before": None, "tables": {}, "seconds": 1.0, **wrong})
+    assert report.tables == {}
+
+
 def test_progress_counts_every_iteration_once(capsys):
     trainer = tiny_trainer()
     progress = Progress(update_every=1)
