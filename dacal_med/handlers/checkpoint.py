@@ -145,6 +145,7 @@ class ResumableCheckpoint:
         barrier()  # no rank moves a file that another is about to read
         if is_main():
             # What lies ahead belongs to another run, or is damaged; what lies behind is pruned as usual.
+            self._keep_source(trainer)
             self._set_aside(after=trainer.state.iteration if resume else -1)
         self._take_signals(trainer)
 
@@ -211,6 +212,16 @@ class ResumableCheckpoint:
         raise InputError(
             f"resume: none of the {len(paths)} checkpoints in {self.folder} can be read; the newest: {problems[0]}"
         )
+
+    def _keep_source(self, trainer: AdaptationTrainer) -> None:
+        """Take what the run continues from out of ``previous``, which is emptied when others are set aside."""
+        path = trainer.last_checkpoint
+        if path is not None and path.resolve().parent == (self.folder / "previous").resolve():
+            kept = self.folder / f"checkpoint_iteration={trainer.state.iteration}.pt"
+            try:
+                trainer.last_checkpoint = path.replace(kept)
+            except OSError as error:
+                raise InputError(f"resume: cannot move {path} to {kept}: {error.strerror or error}") from error
 
     def _set_aside(self, after: int) -> None:
         """Move the checkpoints after an iteration to ``previous``, where they stay until the next time."""

@@ -104,6 +104,15 @@ def test_resuming_from_an_older_file_leaves_no_newer_one_behind(tmp_path):
     assert [p.name for p in (tmp_path / "previous").iterdir()] == ["checkpoint_iteration=12.pt"]
 
 
+def test_what_is_resumed_from_those_set_aside_is_kept(tmp_path):
+    run_to(tmp_path)
+    (tmp_path / "previous").mkdir()
+    older = (tmp_path / "checkpoint_iteration=9.pt").rename(tmp_path / "previous" / "checkpoint_iteration=9.pt")
+    run_to(tmp_path, resume=str(older), stop_after=4)
+    assert [p.name for p in tmp_path.glob(PATTERN)] == ["checkpoint_iteration=9.pt"]
+    assert [p.name for p in (tmp_path / "previous").iterdir()] == ["checkpoint_iteration=12.pt"]
+
+
 def test_nothing_to_resume_from_is_an_error(tmp_path):
     with pytest.raises(InputError, match="found no checkpoint_iteration"):
         run_to(tmp_path, resume=True)
