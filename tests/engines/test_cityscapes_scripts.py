@@ -50,12 +50,12 @@ def write(folder: Path, truths: list[np.ndarray], predictions: list[np.ndarray])
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array.astype(np.uint8)).save(folder / name)
         entries.append(entry)
-    other = folder / "other.png"
-    Image.fromarray(np.full((HEIGHT, WIDTH), EVALUATED[0], np.uint8)).save(other)
+    for name in ("other.png", "other_label.png"):
+        Image.fromarray(np.full((HEIGHT, WIDTH), EVALUATED[0], np.uint8)).save(folder / name)
     content = {
         # Every id by its own name; those that the script ignores are ignored here.
         "labels": {str(label.id): "ignore" if label.ignoreInEval else label.name for label in KNOWN},
-        "source": [{"image": "other.png", "label": "other.png"}],
+        "source": [{"image": "other.png", "label": "other_label.png"}],
         "target_train": [{"image": "other.png"}],
         "target_val": entries,
     }
