@@ -9,11 +9,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from dacal_med.bundle import check_value, explained
+from dacal_med.bundle import check_value
 from dacal_med.comparison import benchmark
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
 from dacal_med.errors import InputError
+from dacal_med.explanations import explained
 from dacal_med.export import command as export
 from dacal_med.export import trust_command
 from dacal_med.preparation import command as preparation

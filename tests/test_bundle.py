@@ -146,35 +146,3 @@ def test_sigterm_that_someone_handles_is_left_to_them():
     signal.signal(signal.SIGTERM, theirs)
     bundle.end_well_at_sigterm()
     assert signal.getsignal(signal.SIGTERM) is theirs
-
-
-def wrapped(error):
-    try:
-        try:
-            raise error
-        except type(error) as cause:
-            raise RuntimeError("Failed to evaluate") from cause
-    except RuntimeError as outer:
-        return outer
-
-
-def test_plain_message_for_input_errors_and_traceback_for_others(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monkeypatch.delenv("DACAL_MED_TRACEBACK", raising=False)
-    bundle.show_input_errors_plainly()
-    error = wrapped(InputError("datalist.json: not found"))
-    sys.excepthook(type(error), error, error.__traceback__)
-    assert capsys.readouterr().err == "\ndacal_med: datalist.json: not found\n"
-    other = wrapped(ValueError("a bug"))
-    sys.excepthook(type(other), other, other.__traceback__)
-    assert "Traceback" in capsys.readouterr().err
-    monkeypatch.setenv("DACAL_MED_TRACEBACK", "1")
-    sys.excepthook(type(error), error, error.__traceback__)
-    assert "Traceback" in capsys.readouterr().err
-
-
-def test_finds_the_input_error_in_a_chain():
-    error = InputError("x")
-    assert bundle.input_error_in(wrapped(error)) is error
-    assert bundle.input_error_in(wrapped(ValueError("x"))) is None
-    assert bundle.input_error_in(None) is None

@@ -14,7 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dacal_med.bundle import input_error_in
+from dacal_med.explanations import input_error_in
 from tests.bundles.builders import QUICK, command, configs, run
 from tests.conftest import ROOT
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from dacal_med import bundle
 from dacal_med.cli import main
 from dacal_med.errors import InputError
+from dacal_med.explanations import explained
 from tests.bundles.builders import BUNDLES
 from tests.fuzz.outcomes import contents, in_time
 from tests.fuzz.test_datalists import STRANGE, TEXTS, places, replaced
@@ -56,7 +57,7 @@ def build(tmp_path, monkeypatch) -> Callable[[Config], str | None]:
             with in_time(30):
                 monai.bundle.run(config_file=str(file))
         except Exception as error:  # MONAI raises what it likes, and wraps the rest
-            message = bundle.explained(error)
+            message = explained(error)
             assert message is not None, error
             assert "\n" not in message.strip() and len(message) < 2000
             return message
