@@ -205,8 +205,9 @@ def test_without_the_extra_only_the_export_is_missing(run, tmp_path, monkeypatch
 
 
 def test_cases_listed_twice_are_refused(tmp_path):
-    (tmp_path / "a.png").write_bytes(b"")
-    entry = '{"image": "a.png", "label": "a.png"}'
+    for name in ("a.png", "a_label.png"):
+        (tmp_path / name).write_bytes(b"")
+    entry = '{"image": "a.png", "label": "a_label.png"}'
     path = tmp_path / "datalist.json"
     path.write_text(f'{{"labels": {{"0": "background", "1": "x"}}, "cases": [{entry}, {entry}]}}')
     with pytest.raises(InputError, match=r"'cases' lists .*a.png more than once"):
