@@ -23,7 +23,7 @@ from monai.bundle import ComponentLocator, ConfigParser
 from monai.utils import optional_import
 
 from dacal_med.errors import InputError
-from dacal_med.explanations import show_input_errors_plainly
+from dacal_med.explanations import LONGEST, show_input_errors_plainly
 from dacal_med.reporting.files import given_path
 
 # Arguments of `monai.bundle run` itself; everything else on its command line overrides a key of the configuration.
@@ -86,7 +86,6 @@ _SETTINGS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
         "meta_objective meta",
     ),
 )
-_LONGEST = 500
 
 
 def find_root(name: str) -> str:
@@ -190,7 +189,7 @@ def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
         try:
             content = ConfigParser.load_config_file(name)
         except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
-            problem = " ".join(str(error).split())[:_LONGEST]
+            problem = " ".join(str(error).split())[:LONGEST]
             raise InputError(
                 f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
             ) from error

@@ -19,7 +19,7 @@ from dacal_med.errors import InputError
 
 _MONAI_BUNDLE = str(Path(monai_bundle.__file__).parent) + os.sep
 _MONAI_INSTANTIATE = instantiate.__code__.co_filename
-_LONGEST = 500
+LONGEST = 500  # characters of a problem that is told
 
 
 def show_input_errors_plainly() -> None:
@@ -72,7 +72,7 @@ def configuration_problem(error: BaseException) -> str | None:
         return None
     told = [str(first).partition(" with keywords")[0]] if wrapped else []
     text = " ".join(": ".join([*told, f"{type(link).__name__}: {link}"]).split())
-    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     return f"configuration: {shown} (DACAL_MED_TRACEBACK=1 shows where)"
 
 

@@ -296,6 +296,22 @@ def test_the_published_protocol_differs_in_the_sizes_of_the_images_alone(bundle)
         assert set(changed) <= OWN_PUBLISHED.get(name, set())
 
 
+def trained(bundle, folder, *overlays, **options):
+    """The trainer after a training in this process, with its results in ``folder``."""
+    workflow = ConfigWorkflow(
+        config_file=configs("train", *overlays, bundle=bundle),
+        meta_file=str(bundle.configs / "metadata.json"),
+        workflow_type="train",
+        bundle_root=str(bundle.folder),
+        output_dir=str(folder),
+        model_file=str(folder / "model.pt"),
+        **options,
+    )
+    workflow.initialize()
+    workflow.run()
+    return workflow.parser.get_parsed_content("train#trainer")
+
+
 MEDICAL = [bundle for bundle in BUNDLES.values() if not bundle.streets]
 
 
@@ -325,20 +341,9 @@ def test_mic_on_hrda_on_daformer_trains_in_volumes_and_pictures(name, phantom_of
         **{"pretrained": str(tmp_path / "pretrained.pt"), "train#dataset#source_sampling#min_voxels": 1},
         **{"roi_size": [16] * bundle.spatial_dims, "labeller#threshold": 0.01, "meta#every": 1, "num_workers": 0},
         **{"epoch_length": 2, "warmup_epochs": 1, "max_epochs": 2, "dataset_dir": phantom_of(bundle)},
-        **{"output_dir": str(tmp_path), "model_file": str(tmp_path / "model.pt")},
     }
     monkeypatch.chdir(ROOT)
-    overlays = ("hrda", "daformer", "mic")
-    workflow = ConfigWorkflow(
-        config_file=configs("train", *overlays, bundle=bundle),
-        meta_file=str(bundle.configs / "metadata.json"),
-        workflow_type="train",
-        bundle_root=str(bundle.folder),
-        **options,
-    )
-    workflow.initialize()
-    workflow.run()
-    trainer = workflow.parser.get_parsed_content("train#trainer")
+    trainer = trained(bundle, tmp_path, "hrda", "daformer", "mic", **options)
     assert set(trainer.state.losses) == {"source", "feature_distance", "mix", "complement", "masked"}
     assert trainer.state.meta["gradient_norm"] > 0
     assert trainer.data_loader.dataset.source_sampling.min_crop_voxels == 0.5
@@ -387,8 +392,6 @@ def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypat
         f"{network}head_options": TINY_HEAD,
         "roi_size": [edge, edge],
         "dataset_dir": phantom_of(bundle),
-        "output_dir": str(tmp_path),
-        "model_file": str(tmp_path / "model.pt"),
     }
     if hrda:
         options["source_long_edge"] = options["target_long_edge"] = 96
@@ -396,16 +399,7 @@ def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypat
         assert bundle.load("published")["validate#inferer"]["scale"] == 0.5
         options["validate#inferer#scale"] = 1.0  # half of the generated streets is too small for the encoder
     monkeypatch.chdir(ROOT)
-    workflow = ConfigWorkflow(
-        config_file=configs("train", "published", *overlays, bundle=bundle),
-        meta_file=str(bundle.configs / "metadata.json"),
-        workflow_type="train",
-        bundle_root=str(bundle.folder),
-        **options,
-    )
-    workflow.initialize()
-    workflow.run()
-    trainer = workflow.parser.get_parsed_content("train#trainer")
+    trainer = trained(bundle, tmp_path, "published", *overlays, **options)
     assert {"source", "feature_distance", "mix", "complement"} <= set(trainer.state.losses)
     assert ("masked" in trainer.state.losses) == ("published_mic" in overlays)
     assert trainer.state.meta["gradient_norm"] > 0
