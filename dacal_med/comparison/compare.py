@@ -23,7 +23,7 @@ from dacal_med.comparison.facts import describe_run
 from dacal_med.comparison.methods import FOLDS, Method, find_methods, fit_to_host
 from dacal_med.comparison.posthoc import DONE
 from dacal_med.comparison.schedule import Job, Outcome, run_jobs
-from dacal_med.data import Datalist
+from dacal_med.data import Datalist, oracle_folds
 from dacal_med.errors import InputError
 from dacal_med.handlers.checkpoint import KEPT
 from dacal_med.handlers.sums import load_sums, save_sums
@@ -94,7 +94,7 @@ class Comparison:
         failures = self._failures(methods, jobs, outcomes)
         for seed in self.seeds:
             if ORACLE in {m.name for m in methods} and (ORACLE, seed) not in failures:
-                merge_folds(run_folder(self.folder, ORACLE, seed))
+                merge_folds(run_folder(self.folder, ORACLE, seed), oracle_folds(datalist, FOLDS))
         result = collect(self.folder, methods, self.seeds, failures, reference)
         facts = describe_run(datalist, self.seeds)
         write_comparison(self.folder, result, pooled_tables(self.folder, result), command, facts)
@@ -260,11 +260,16 @@ def _parts(method: Method, keep: bool) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
-def merge_folds(folder: Path) -> None:
-    """Join the folds below ``folder`` into one result over all cases, in the order of ``target_val``."""
+def merge_folds(folder: Path, fold_of: Sequence[int]) -> None:
+    """Join the folds below ``folder`` into one result over all cases, in the order of ``target_val``.
+
+    Args:
+        folder: with a folder for each fold.
+        fold_of: in which of them each case was evaluated.
+    """
     folds = [folder / f"fold_{fold}" for fold in range(FOLDS)]
     sums = [load_sums(fold / "statistics.pt") for fold in folds]
-    places = [divmod(index, FOLDS) for index in range(sum(len(part.cases) for part in sums))]
+    places = [(fold_of[:index].count(fold), fold) for index, fold in enumerate(fold_of)]
     cases = [sums[fold].cases[index] for index, fold in places]
     groups = [sums[fold].groups[index] for index, fold in places]
     merged = replace(sums[0], cases=cases, groups=groups)

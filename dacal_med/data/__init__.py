@@ -12,7 +12,7 @@ from dacal_med.data.loading_process import loading_processes
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.data.phantom import ensure_phantom
 from dacal_med.data.rare_classes import RareClassSampling
-from dacal_med.data.split import hold_out, oracle_fold
+from dacal_med.data.split import hold_out, oracle_fold, oracle_folds
 
 __all__ = [
     "Caching",
@@ -27,5 +27,6 @@ __all__ = [
     "loading_processes",
     "make_dataset",
     "oracle_fold",
+    "oracle_folds",
     "read_class_counts",
 ]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -38,10 +38,7 @@ def hold_out(items: Sequence[Item], share: float = 0.2, seed: int = 0) -> tuple[
     if len(items) < 2:
         raise InputError(f"'source' has {len(items)} labelled image(s); wanted at least 2, to hold one out.")
     count = min(max(round(share * len(items)), 1), len(items) - 1)
-    members: dict[int | str, list[int]] = {}
-    for index, item in enumerate(items):
-        patient = item.get(PATIENT) if isinstance(item, Mapping) else None
-        members.setdefault(index if patient is None else str(patient), []).append(index)
+    members = by_patient(items)
     if len(members) < 2:
         raise InputError(
             f"'source' has {len(items)} labelled image(s), all of patient {next(iter(members))!r}; wanted at least 2 "
@@ -54,6 +51,26 @@ def hold_out(items: Sequence[Item], share: float = 0.2, seed: int = 0) -> tuple[
     train = [item for index, item in enumerate(items) if index not in chosen]
     held_out = [item for index, item in enumerate(items) if index in chosen]
     return train, held_out
+
+
+def by_patient(items: Sequence[Any]) -> dict[int | str, list[int]]:
+    """Return the indices of each patient's items, in order; an item without a ``"patient"`` is a patient by itself."""
+    members: dict[int | str, list[int]] = {}
+    for index, item in enumerate(items):
+        patient = item.get(PATIENT) if isinstance(item, Mapping) else None
+        members.setdefault(index if patient is None else str(patient), []).append(index)
+    return members
+
+
+def patient_folds(items: Sequence[Any], folds: int) -> list[int]:
+    """Return the fold of each item, from 0: patients in turn, the items of a patient together.
+
+    Args:
+        items: entries of a datalist.
+        folds: number of folds, of which the last stay empty where there are fewer patients.
+    """
+    fold_of = {index: k % folds for k, group in enumerate(by_patient(items).values()) for index in group}
+    return [fold_of[index] for index in range(len(items))]
 
 
 def _adding_up_to(count: int, wanted: float, groups: Sequence[list[int]]) -> list[list[int]]:
@@ -71,18 +88,31 @@ def _adding_up_to(count: int, wanted: float, groups: Sequence[list[int]]) -> lis
     return chosen
 
 
+def oracle_folds(datalist: Datalist, folds: int = 2) -> list[int]:
+    """Return in which fold of the bound "trained on target labels" each image of ``target_val`` is evaluated.
+
+    Patients stay together where there are enough for all folds; where not, images are folded, and a network may have
+    seen other images of the patient that it is evaluated on. Often one patient alone is evaluated.
+    """
+    cases = datalist.target_val
+    if len(by_patient(cases)) < folds:
+        return [index % folds for index in range(len(cases))]
+    return patient_folds(cases, folds)
+
+
 def oracle_fold(datalist: Datalist, fold: int, folds: int = 2) -> Datalist:
     """Return a data set whose training labels are those of the target's evaluation images, cross-validated.
 
-    For the bound "trained on target labels" and nothing else: every ``folds``-th image of ``target_val`` is evaluated,
-    the others become the labelled source, so that no image is evaluated by a network that has seen its label. It may
-    have seen other images of the same patient: often few patients are evaluated, sometimes one alone, and so that part
-    of their labels can be held out, this source has no patients.
+    For the bound "trained on target labels" and nothing else: the images of one fold of :func:`oracle_folds` are
+    evaluated, the others become the labelled source: no network is evaluated on an image whose label it has seen.
 
     Args:
         datalist: with ``target_val``.
         fold: which part is evaluated, from 0.
         folds: number of parts.
+
+    Returns:
+        The data set; its source has no patients if all of it is of one, so that part of it can be held out.
 
     Raises:
         InputError: if there are fewer evaluation images than parts.
@@ -93,13 +123,13 @@ def oracle_fold(datalist: Datalist, fold: int, folds: int = 2) -> Datalist:
             f"{datalist.root}: 'target_val' has {len(cases)} labelled image(s) for fold {fold} of {folds}; wanted at "
             f"least {folds}, to train on some and evaluate on the others."
         )
+    fold_of = oracle_folds(datalist, folds)
+    source = [case for case, own in zip(cases, fold_of, strict=True) if own != fold]
+    if len(by_patient(source)) < 2:
+        source = [{key: value for key, value in case.items() if key != PATIENT} for case in source]
     return replace(
         datalist,
-        source=tuple(
-            {key: value for key, value in case.items() if key != PATIENT}
-            for index, case in enumerate(cases)
-            if index % folds != fold
-        ),
-        target_val=tuple(case for index, case in enumerate(cases) if index % folds == fold),
+        source=tuple(source),
+        target_val=tuple(case for case, own in zip(cases, fold_of, strict=True) if own == fold),
         modality={**datalist.modality, "source": datalist.modality["target"]},
     )

@@ -3,12 +3,13 @@
 """``python -m dacal_med calibrate``: a site's own labelled cases say how confident an exported network may be.
 
 Temperature or vector scaling (Guo et al., ICML 2017, arXiv 1706.04599) inside the network, fitted to what inference
-makes of its windows. Whether it helps is measured on cases that the fit did not see: each case, or fold, in turn.
+makes of its windows. Whether it helps is measured on cases that the fit did not see: of each patient, or fold, in turn.
 """
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from dacal_med.comparison.calibrators import TemperatureScaling, VectorScaling
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.data.checking import check_data
 from dacal_med.data.datalist import load_cases
+from dacal_med.data.split import by_patient, patient_folds
 from dacal_med.errors import InputError
 from dacal_med.export.calibration_report import CalibrationReport, with_calibration
 from dacal_med.export.checking import Predictor, check_formats, load_network
@@ -36,9 +38,9 @@ from dacal_med.site import checksums
 from dacal_med.site.calibrated import CalibratedNetwork
 
 MIN_CASES = 3
-"""With fewer, the difference on held-out cases has no usable interval."""
+"""With fewer patients, the difference on held-out cases has no usable interval."""
 LEAVE_ONE_OUT = 10
-"""Up to so many cases each is held out by itself; of more, a fifth at a time."""
+"""Up to so many patients each is held out by itself; of more, a fifth at a time."""
 FOLDS = 5
 TARGET = "dacal_site.calibrated.CalibratedNetwork"
 
@@ -88,8 +90,11 @@ class Calibration:
                 f"{self.dataset_dir}: found the classes {', '.join(datalist.class_names)}, wanted those of "
                 f"{self.site}: {', '.join(names)}"
             )
-        if len(datalist.source) < MIN_CASES:
-            raise InputError(f"{self.dataset_dir}: found {len(datalist.source)} case(s), wanted {MIN_CASES} or more")
+        patients = len(by_patient(datalist.source))
+        if patients < MIN_CASES:
+            found = f"found {len(datalist.source)} case(s)"
+            found += f" of {patients} patient(s)" if patients < len(datalist.source) else ""
+            raise InputError(f"{self.dataset_dir}: {found}, wanted {MIN_CASES} or more")
         check_data(datalist, int(config["spatial_dims"]), int(config["in_channels"]))
         network = load_network(self.site)
         cases = LabelledCases(config, datalist, network, self.seed)
@@ -102,7 +107,7 @@ class Calibration:
         """Return what held-out cases say, and what was fitted on all cases."""
         before, samples = zip(*(cases.recorded(k) for k in range(len(cases))), strict=True)
         after: dict[int, SegmentationStatistics] = {}
-        for fold in folds(len(cases)):
+        for fold in folds(cases.datalist.source):
             kept = [sample for k, sample in enumerate(samples) if k not in fold]
             network = calibrated(cases.base, self._fit(kept), len(names), cases.spatial_dims)
             after.update({k: cases.measured(k, network) for k in fold})
@@ -110,7 +115,7 @@ class Calibration:
         report = CalibrationReport(
             names=tuple(names),
             fitted=fitted.describe(),
-            held_out="each case" if len(cases) <= LEAVE_ONE_OUT else "a fifth of the cases",
+            held_out=held_out(cases.datalist.source),
             before=tuple(before),
             after=tuple(after[k] for k in range(len(cases))),
             always=self.always,
@@ -142,10 +147,19 @@ class Calibration:
             checksums.write(folder)
 
 
-def folds(number: int) -> list[list[int]]:
-    """Return which cases are held out together: each by itself, or every fifth where there are many."""
+def folds(cases: Sequence[Mapping[str, str]]) -> list[list[int]]:
+    """Return which cases are held out together: those of one patient, or of every fifth where there are many."""
+    number = len(by_patient(cases))
     parts = number if number <= LEAVE_ONE_OUT else FOLDS
-    return [list(range(first, number, parts)) for first in range(parts)]
+    fold_of = patient_folds(cases, parts)
+    return [[k for k, own in enumerate(fold_of) if own == part] for part in range(parts)]
+
+
+def held_out(cases: Sequence[Mapping[str, str]]) -> str:
+    """Return in words what :func:`folds` holds out at a time."""
+    patients = len(by_patient(cases))
+    one, many = ("case", "cases") if patients == len(cases) else ("patient", "patients")
+    return f"each {one}" if patients <= LEAVE_ONE_OUT else f"a fifth of the {many}"
 
 
 def calibrated(base: nn.Module, fitted: Fitted, num_classes: int, spatial_dims: int) -> CalibratedNetwork:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dacal_med.data.datalist import Datalist
-from dacal_med.data.split import hold_out, oracle_fold
+from dacal_med.data.split import hold_out, oracle_fold, oracle_folds, patient_folds
 from dacal_med.errors import InputError
 
 
@@ -132,7 +132,31 @@ def test_the_folds_of_the_oracle_evaluate_every_case_once(tmp_path):
     assert [f.target_val for f in folds] == [tuple(cases[0::2]), tuple(cases[1::2])]
     assert [f.source for f in folds] == [tuple(cases[1::2]), tuple(cases[0::2])]
     assert all(f.modality == {"source": "MR", "target": "MR"} and f.target_train == data.target_train for f in folds)
-    named = dataclasses.replace(data, target_val=tuple({**case, "patient": "p"} for case in cases))
-    assert oracle_fold(named, 0).source == folds[0].source  # something can be held out of it
+    one = dataclasses.replace(data, target_val=tuple({**case, "patient": "p"} for case in cases))
+    assert oracle_fold(one, 0).source == folds[0].source  # something can be held out of it
     with pytest.raises(InputError, match="has 1 labelled image"):
         oracle_fold(dataclasses.replace(data, target_val=tuple(cases[:1])), 0)
+
+
+def test_the_folds_of_the_oracle_keep_patients_together(tmp_path):
+    cases = tuple({"image": f"i{k}", "label": f"l{k}", "patient": name} for k, name in enumerate("aabbbcc"))
+    data = Datalist("d", tmp_path, ("a", "b"), (0, 1), (), ({"image": "s", "label": "t"},), ({"image": "u"},), cases)
+    data = dataclasses.replace(data, modality={"source": "CT", "target": "MR"})
+    assert oracle_folds(data) == [0, 0, 1, 1, 1, 0, 0]
+    first, second = (oracle_fold(data, fold) for fold in range(2))
+    assert second.source == first.target_val == (*cases[:2], *cases[5:])
+    assert [case["image"] for case in first.source] == ["i2", "i3", "i4"]
+    assert not any("patient" in case for case in first.source)  # one patient: held out by image
+    assert oracle_folds(dataclasses.replace(data, target_val=cases[:2])) == [0, 1]  # one patient, two folds
+
+
+@given(st.lists(st.sampled_from(["a", "b", "c", "d", None]), max_size=20), st.integers(1, 6))
+def test_patients_are_folded_whole_and_evenly(names: list[str | None], folds: int) -> None:
+    items = [{"image": str(n), **({"patient": name} if name else {})} for n, name in enumerate(names)]
+    found = patient_folds(items, folds)
+    of: dict[str | int, set[int]] = {}
+    for index, (name, fold) in enumerate(zip(names, found, strict=True)):
+        of.setdefault(name or index, set()).add(fold)
+    assert all(len(own) == 1 for own in of.values())
+    patients = [sum(own == {fold} for own in of.values()) for fold in range(folds)]
+    assert max(patients) - min(patients) <= 1

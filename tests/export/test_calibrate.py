@@ -18,7 +18,7 @@ from dacal_med.data.datalist import load_cases
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.errors import InputError
 from dacal_med.export import calibrating
-from dacal_med.export.calibrating import TARGET, Calibration, by_definition, calibrated, folds, wrapped
+from dacal_med.export.calibrating import TARGET, Calibration, by_definition, calibrated, folds, held_out, wrapped
 from dacal_med.export.calibration_report import CalibrationReport, with_calibration
 from dacal_med.export.checking import load_format, load_network
 from dacal_med.export.deployed import read_json
@@ -108,6 +108,10 @@ def test_too_few_cases(site, cases, tmp_path):
     few.write_text(json.dumps({**content, "cases": content["cases"][:2]}))
     with pytest.raises(InputError, match=r"found 2 case\(s\), wanted 3 or more"):
         Calibration(site, few, tmp_path / "out").run()
+    of_one = [{**case, "patient": f"p{k % 2}"} for k, case in enumerate(content["cases"])]
+    few.write_text(json.dumps({**content, "cases": of_one}))
+    with pytest.raises(InputError, match=rf"found {len(of_one)} case\(s\) of 2 patient\(s\), wanted 3 or more"):
+        Calibration(site, few, tmp_path / "out").run()
 
 
 def test_other_classes(site, cases, tmp_path):
@@ -133,9 +137,20 @@ def test_a_changed_folder(site, cases, tmp_path):
 
 @pytest.mark.parametrize("number", [3, 10, 11, 14])
 def test_every_case_is_held_out_once(number):
-    parts = folds(number)
-    assert sorted(k for part in parts for k in part) == list(range(number))
+    parts = folds([{"image": str(k)} for k in range(number)])
+    assert parts == [list(range(k, number, len(parts))) for k in range(len(parts))]
     assert len(parts) == (number if number <= 10 else 5)
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(4, "each patient"), (12, "a fifth of the patients")])
+def test_cases_of_a_patient_are_held_out_together(number, wanted):
+    cases = [{"image": str(k), "patient": f"p{k % number}"} for k in range(2 * number)]
+    parts = folds(cases)
+    assert sorted(k for part in parts for k in part) == list(range(2 * number))
+    assert all((k + number) % (2 * number) in part for part in parts for k in part)
+    assert len(parts) == (number if number <= 10 else 5)
+    assert held_out(cases) == wanted
+    assert held_out(cases[:number]) == wanted.replace("patient", "case")
 
 
 def test_wrapping_twice_wraps_once():
