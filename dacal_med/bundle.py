@@ -7,7 +7,6 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
-import math
 import os
 import signal
 import sys
@@ -24,6 +23,7 @@ from monai.utils import optional_import
 
 from dacal_med.errors import InputError
 from dacal_med.explanations import LONGEST, show_input_errors_plainly
+from dacal_med.kinds import is_number, is_whole
 from dacal_med.reporting.files import given_path
 
 # Arguments of `monai.bundle run` itself; everything else on its command line overrides a key of the configuration.
@@ -45,11 +45,7 @@ RUN_ARGUMENTS = frozenset(
 
 
 def _whole(least: int) -> Callable[[Any], bool]:
-    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return lambda value: is_whole(value, least)
 
 
 def _listed(kind: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -72,10 +68,10 @@ _SETTINGS: tuple[tuple[str, Callable[[Any], bool], str], ...] = (
     ),
     ("a whole number from 1", _whole(1), "spatial_dims in_channels num_classes batch_size epoch_length max_epochs"),
     ("a whole number from 0", _whole(0), "seed warmup_epochs settle_epochs num_workers warmup_draws"),
-    ("a number", _number, "learning_rate held_out_share"),
+    ("a number", is_number, "learning_rate held_out_share"),
     ("true or false (True or False on a command line)", lambda value: isinstance(value, bool), "amp keep_source_end"),
     ("a list of whole numbers from 1", _listed(_whole(1)), "roi_size"),
-    ("a list of numbers above 0", _listed(lambda value: _number(value) and value > 0), "spacing"),
+    ("a list of numbers above 0", _listed(lambda value: is_number(value) and value > 0), "spacing"),
     ("a list of names", _listed(lambda value: isinstance(value, str)), "class_names"),
     ("the number of a class or null", lambda value: value is None or _whole(0)(value), "background"),
     ("a device", _device, "device"),

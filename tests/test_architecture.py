@@ -17,6 +17,7 @@ PACKAGE = ROOT / "dacal_med"
 RANKS = {
     "site": -1,
     "errors": 0,
+    "kinds": 0,
     "explanations": 5,
     "core": 1,
     "transforms": 2,

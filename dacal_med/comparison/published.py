@@ -6,13 +6,13 @@ from __future__ import annotations
 
 import difflib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from dacal_med.errors import InputError
+from dacal_med.kinds import is_number, is_whole
 
 FILE = Path(__file__).with_name("published.json")
 METRICS = ("miou", "dice", "ece")
@@ -160,8 +160,8 @@ def _task(place: str, name: str, item: Any, sources: Mapping[str, Source]) -> Ta
     _check_keys(place, item, tuple(f.name for f in fields(Task) if f.name != "name"))
     for key in ("title", "bundle", "data"):
         _check(place, key, item[key], _is_text(item[key]), "a text")
-    _check(place, "target_val", item["target_val"], _is_count(item["target_val"]), "a number of images")
-    _check(place, "classes", item["classes"], _is_count(item["classes"]), "a number of classes")
+    _check(place, "target_val", item["target_val"], is_whole(item["target_val"], 1), "a number of images")
+    _check(place, "classes", item["classes"], is_whole(item["classes"], 1), "a number of classes")
     _check(place, "results", item["results"], isinstance(item["results"], list) and item["results"], "a list")
     results = [_result(f"{place}: result {n}", entry, sources) for n, entry in enumerate(item["results"])]
     # ECE is over pixels, whatever the classes: two of them would stand in one cell.
@@ -182,10 +182,9 @@ def _result(place: str, item: Any, sources: Mapping[str, Source]) -> PublishedRe
     for key, known in (("metric", METRICS), ("over", OVER), ("status", tuple(STATUSES)), ("source", tuple(sources))):
         _check(place, key, item[key], item[key] in known, f"one of {', '.join(known)}")
     _check(place, "over", item["over"], item["metric"] != "ece" or item["over"] == "pixels", "pixels for ece")
-    _check(place, "classes", item["classes"], _is_count(item["classes"]), "a number of classes")
+    _check(place, "classes", item["classes"], is_whole(item["classes"], 1), "a number of classes")
     value = item["value"]
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    _check(place, "value", value, number and 0 <= value <= 100, "percent, 0 to 100")
+    _check(place, "value", value, is_number(value) and 0 <= value <= 100, "percent, 0 to 100")
     return PublishedResult(**item)
 
 
@@ -202,7 +201,3 @@ def _check(place: str, key: str, value: Any, fits: Any, wanted: str) -> None:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0

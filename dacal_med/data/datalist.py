@@ -22,6 +22,7 @@ import numpy as np
 
 from dacal_med.data.images import is_picture, read_header, read_image
 from dacal_med.errors import InputError
+from dacal_med.kinds import is_number
 from dacal_med.reporting.files import given_path
 from dacal_med.site.volumes import LARGEST_MM, SMALLEST_MM
 
@@ -348,7 +349,7 @@ def _spacing(path: Path, spacing: Any) -> tuple[float, ...] | None:
     if spacing is None:
         return None
     numbers = spacing if isinstance(spacing, list) else [spacing]
-    valid = [isinstance(n, int | float) and not isinstance(n, bool) and SMALLEST_MM <= n <= LARGEST_MM for n in numbers]
+    valid = [is_number(n) and SMALLEST_MM <= n <= LARGEST_MM for n in numbers]
     if not numbers or not all(valid):
         raise InputError(
             f"{path}: 'spacing_mm' is {_shown(spacing)}; wanted a positive number of mm, or one per axis, from "

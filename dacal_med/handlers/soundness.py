@@ -18,6 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dacal_med.engines.teacher import Teacher
 from dacal_med.errors import InputError
+from dacal_med.kinds import is_number
 
 if TYPE_CHECKING:
     from dacal_med.engines.trainer import AdaptationTrainer
@@ -113,7 +114,7 @@ def _check_moments(place: str, optimizer: Optimizer, parameter: Tensor, group: _
     if isinstance(optimizer, Adam | AdamW):
         names = ["exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group.get("amsgrad") else [])]
         step: Any = kept.get("step")
-        if not (_is_number(step) or (isinstance(step, Tensor) and step.numel() == 1)) or float(step) < 0:
+        if not (is_number(step) or (isinstance(step, Tensor) and step.numel() == 1)) or float(step) < 0:
             raise _wrong(f"{place}.step", step, "a number from 0")
     elif isinstance(optimizer, SGD) and group["momentum"]:
         names = ["momentum_buffer"]
@@ -137,10 +138,10 @@ def _check_like(place: str, own: Any, found: Any) -> None:
     elif isinstance(own, int):
         # A learning rate of 1 becomes a fraction with time, counters do not.
         rate = any(word.endswith(("lr", "lrs")) for word in place.split("."))
-        fits = _is_number(found) and (isinstance(found, int) or (rate and math.isfinite(found)))
+        fits = is_number(found) and (isinstance(found, int) or rate)
         fits = fits and (found >= 0 or own < 0)
     elif isinstance(own, float):
-        fits = _is_number(found) and (math.isfinite(found) or not math.isfinite(own))
+        fits = is_number(found, finite=math.isfinite(own))
     elif isinstance(own, str):
         fits = isinstance(found, str)
     elif isinstance(own, Mapping):
@@ -159,10 +160,6 @@ def _check_like(place: str, own: Any, found: Any) -> None:
         return
     if not fits:
         raise _wrong(place, found, _kind(own))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _kind(value: Any) -> str:

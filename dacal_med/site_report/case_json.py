@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Mapping
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
 from dacal_med.errors import InputError
+from dacal_med.kinds import is_number, is_whole
 from dacal_med.site.trust_histograms import BINS
 
 _KEYS = ("case", "status", "error", "warnings", "input", "model", "trust", "outputs")
@@ -22,11 +22,11 @@ Test = Callable[[Any], bool]
 
 
 def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST
+    return is_whole(value, 0) and value <= _MOST
 
 
 def _number(value: Any) -> bool:
-    return _whole(value) or (isinstance(value, float) and math.isfinite(value) and value >= 0)
+    return is_number(value) and value >= 0
 
 
 def _share(value: Any) -> bool:

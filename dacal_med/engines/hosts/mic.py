@@ -19,6 +19,7 @@ from dacal_med.engines.hosts.base import Host, LossTerm, OnHost, pseudo_batch
 from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.engines.hosts.strong import StrongAppearance
 from dacal_med.errors import InputError
+from dacal_med.kinds import is_number, is_whole
 
 
 @dataclass
@@ -64,10 +65,10 @@ class MaskedConsistency(OnHost):
                 f"host: found mask_ratio={self.mask_ratio}, block_share={self.block_share}, "
                 f"masked_weight={self.masked_weight}; wanted [0, 1], (0, 1] and at least 0"
             )
-        if not (self.fill == "mean" or _number(self.fill)):
+        if not (self.fill == "mean" or is_number(self.fill)):
             raise InputError(f"host#fill: found {self.fill!r}, wanted 'mean' or a number")
         sizes = [self.block_size] if isinstance(self.block_size, int) else self.block_size
-        if sizes is not None and not (_listed(sizes) and all(_whole(size) for size in sizes)):
+        if sizes is not None and not (_listed(sizes) and all(map(is_whole, sizes))):
             raise InputError(
                 f"host#block_size: found {self.block_size!r}, wanted a whole number of voxels, one for each axis, or "
                 f"null"
@@ -129,14 +130,6 @@ class MaskedConsistency(OnHost):
         if isinstance(self.fill, str):
             return image.mean(dim=tuple(range(2, image.dim())), keepdim=True)
         return torch.full((), float(self.fill), dtype=image.dtype, device=image.device)
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _listed(value: Any) -> bool:
