@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any, NamedTuple
 
 from dacal_med.comparison.aggregate import table_order
-from dacal_med.comparison.document import NOTHING
+from dacal_med.comparison.cells import NOTHING
 from dacal_med.comparison.plots import label
 from dacal_med.comparison.protocols import DEFAULT
 from dacal_med.comparison.published import STATUSES, Published, Source, Task

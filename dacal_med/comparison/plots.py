@@ -29,6 +29,11 @@ def label(entry: Mapping[str, Any]) -> str:
     return f"{entry['title']} (oracle)" if entry["oracle"] else str(entry["title"])
 
 
+def reliability_title(result: Mapping[str, Any]) -> str:
+    """Return what the reliability curves are of: the foreground, which is everything where no class is background."""
+    return "Reliability" if result["background"] is None else "Reliability in the foreground"
+
+
 def reliability_curves(result: Mapping[str, Any]) -> list[str]:
     """Return the names of the methods whose curves are shown, in the order of the tables.
 
@@ -65,7 +70,7 @@ def reliability_overlay_of(tables: Mapping[str, ReliabilityTable], result: Mappi
     """
     figure = reliability_overlay(
         {label(result["methods"][name]): tables[name] for name in reliability_curves(result)},
-        "Reliability in the foreground",
+        reliability_title(result),
     )
     handles, labels = figure.axes[0].get_legend_handles_labels()
     drawn = figure.axes[0].get_legend()
@@ -79,25 +84,27 @@ def reliability_overlay_of(tables: Mapping[str, ReliabilityTable], result: Mappi
 def dice_against_ece(result: Mapping[str, Any]) -> Figure:
     """Draw Dice against foreground ECE and against ECE: means large with their spread, seeds small and faint.
 
-    A calibrator has the colour of the method it sits on and a marker of its own; oracles are hollow.
+    Where no class is background the two are one. A calibrator has the colour of the method it sits on and a marker of
+    its own; oracles are hollow.
 
     Args:
         result: of :func:`dacal_med.comparison.aggregate.collect`.
     """
-    figure = Figure(figsize=(15.5, 5.6), layout="constrained")
-    panels = figure.subplots(1, len(_PANELS))
+    shown = _PANELS[1:] if result["background"] is None else _PANELS
+    figure = Figure(figsize=(3.5 + 6 * len(shown), 5.6), layout="constrained")
+    panels = figure.subplots(1, len(shown), squeeze=False)[0]
     styles = _styles(result)
     handles = []
     for name in table_order(result):
         entry = result["methods"][name]
         colour, marker = styles[name]
         face = "white" if entry["oracle"] else colour
-        drawn = [_draw(axes, entry, score, colour, marker) for axes, (score, _) in zip(panels, _PANELS, strict=True)]
+        drawn = [_draw(axes, entry, score, colour, marker) for axes, (score, _) in zip(panels, shown, strict=True)]
         if any(drawn):
             handles.append(
                 Line2D([], [], color=colour, marker=marker, markerfacecolor=face, linestyle="none", label=label(entry))
             )
-    for axes, (_, title) in zip(panels, _PANELS, strict=True):
+    for axes, (_, title) in zip(panels, shown, strict=True):
         axes.set(xlabel="Dice (right is better)", ylabel=f"{title} (down is better)", title=f"Dice and {title}")
         axes.set_ylim(bottom=0.0)
         axes.grid(alpha=0.3)

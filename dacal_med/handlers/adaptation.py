@@ -119,7 +119,7 @@ class AdaptationReport:
             tables = {moment: table_as_lists(table_from_lists(lists)) for moment, lists in state["tables"].items()}
             seconds = float(state["seconds"])
             if before is not None and self.evaluation is not None:
-                score_table({"before": before}, self.evaluation.evaluator.class_names)
+                score_table({"before": before}, self.evaluation.evaluator.class_names, self.evaluation.has_background)
         except Exception as error:  # whatever else is there fails in a way of its own
             raise InputError(f"report: holds no scores and tables ({type(error).__name__}: {error})") from error
         if not 0.0 <= seconds < math.inf:
@@ -195,10 +195,11 @@ class AdaptationReport:
             return
         self.evaluation.write_cases(self.output_dir)
         curves = {moment: table_from_lists(self.tables[moment]) for moment in MOMENTS if moment in self.tables}
-        what = "Reliability" if self.evaluation.evaluator.background is None else "Foreground reliability"
+        what = "Foreground reliability" if self.evaluation.has_background else "Reliability"
         save_figure(reliability_overlay(curves, f"{what} on target_val"), self.output_dir / "reliability.png")
         shown = {moment: self.scores[moment] for moment in MOMENTS if self.scores[moment] is not None}
-        print("\n" + score_table(shown, self.evaluation.evaluator.class_names), flush=True)
+        table = score_table(shown, self.evaluation.evaluator.class_names, self.evaluation.has_background)
+        print(f"\n{table}", flush=True)
         print(f"scores: {self.output_dir / 'metrics.json'}   weights: {self.model_file}", flush=True)
 
 

@@ -65,7 +65,7 @@ class EvaluationReport:
             self.board.calibration(
                 step, self.tag, self.evaluator.pooled, self.evaluator.cases, self.evaluator.class_names
             )
-            self.board.parts(step, self.tag, self.evaluator.scores)
+            self.board.parts(step, self.tag, self.evaluator.scores, self.has_background)
             for index, figure in self.panels.take():
                 self.board.panel(step, f"{self.tag}/case_{index}", figure)
         summary = self.temperatures.summary()
@@ -87,16 +87,21 @@ class EvaluationReport:
                 reliability_overlay(
                     {
                         region: reliability_table(self.evaluator.pooled, region=region)
-                        for region in ("all", "foreground")
+                        for region in ("all", *(["foreground"] if self.has_background else []))
                     },
                     f"Reliability on {self.tag}",
                 ),
                 self.output_dir / "reliability.png",
             )
-            print(score_table({"score": scores}, self.evaluator.class_names), flush=True)
+            print(score_table({"score": scores}, self.evaluator.class_names, self.has_background), flush=True)
             print(f"scores: {self.output_dir / 'evaluation.json'}", flush=True)
         self.board.close()
         return scores
+
+    @property
+    def has_background(self) -> bool:
+        """Whether a class is background; if none is, the foreground is everything."""
+        return self.evaluator.background is not None
 
     def write_cases(self, folder: Path) -> None:
         """Write each case's sums (``statistics.pt``) and scores (``cases.csv``).

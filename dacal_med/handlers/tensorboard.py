@@ -48,6 +48,8 @@ class TensorBoardCalibration:
     ) -> None:
         """Write scores, reliability diagrams with counts, and the dataset reliability histogram.
 
+        Where no class is background the foreground is everything, and is not written a second time.
+
         Args:
             step: iteration.
             tag: prefix, e.g. ``target_val``.
@@ -55,12 +57,13 @@ class TensorBoardCalibration:
             cases: sums of each case.
             class_names: names by class.
         """
-        scores = {f"{tag}/{name}": score(pooled) for name, score in SCORES.items()}
+        split = pooled.background is not None
+        scores = {f"{tag}/{name}": SCORES[name](pooled) for name in _written(split)}
         for name, value in zip(class_names, dice(pooled).tolist(), strict=True):
             scores[f"{tag}_dice/{name}"] = value
         # A score that does not exist is left out rather than drawn as a number.
         self.scalars(step, {name: value for name, value in scores.items() if value == value})
-        for region in ("all", "foreground", "boundary"):
+        for region in ("all", *(["foreground"] if split else []), "boundary"):
             table = reliability_table(pooled, region=region)
             if float(table.count.sum()) > 0:
                 self.panel(step, f"{tag}_reliability/{region}", reliability_diagram(table, f"{tag}: {region} voxels"))
@@ -71,10 +74,10 @@ class TensorBoardCalibration:
         tables = [reliability_table(case, region="foreground") for case in cases]
         tables = [table for table in tables if float(table.count.sum()) > 0]
         if tables:
-            figure = reliability_histogram(tables, f"{tag}: foreground")
+            figure = reliability_histogram(tables, f"{tag}: {'foreground' if split else 'all voxels'}")
             self.panel(step, f"{tag}_reliability/dataset_histogram", figure)
 
-    def parts(self, step: int, tag: str, scores: Mapping[str, Any]) -> None:
+    def parts(self, step: int, tag: str, scores: Mapping[str, Any], has_background: bool = True) -> None:
         """Write the scores of each group of cases, the means over each subset of classes and the Dice of each region.
 
         Args:
@@ -82,11 +85,12 @@ class TensorBoardCalibration:
             tag: prefix; tags are ``<tag>_by_group/<group>/<score>``, ``<tag>_subset/<subset>/<mean>`` and
                 ``<tag>_region/<region>/dice``.
             scores: of :func:`dacal_med.core.scores.summarise_run`.
+            has_background: whether a class is background.
         """
         values = {
             f"{tag}_by_group/{group}/{name}": summary[name]
             for group, summary in scores.get("per_group", {}).items()
-            for name in SCORES
+            for name in _written(has_background)
         }
         for subset, means in scores.get("class_subsets", {}).items():
             values.update({f"{tag}_subset/{subset}/{name}": value for name, value in means.items()})
@@ -103,3 +107,8 @@ class TensorBoardCalibration:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def _written(has_background: bool) -> list[str]:
+    """Return the names of the scores without those of the foreground, where that is everything."""
+    return [name for name in SCORES if has_background or not name.startswith("foreground_")]

@@ -20,13 +20,17 @@ PER_CLASS = (("Dice", "dice"), ("IoU", "iou"), ("ECE", "ece"), ("NLL", "nll"))
 ABSENT = "absent"
 
 
-def score_table(scores: Mapping[str, Mapping[str, Any]], class_names: Sequence[str]) -> str:
+def score_table(
+    scores: Mapping[str, Mapping[str, Any]], class_names: Sequence[str], has_background: bool = True
+) -> str:
     """Return a plain-text table of scores at several moments, overall, by class and by region.
 
     Args:
         scores: summaries by moment, e.g. ``{"before": S, "after": S}`` as :func:`dacal_med.core.scores.summarise` makes
             them.
         class_names: names by class.
+        has_background: whether one of them is background; if none is, scores of the foreground repeat others and are
+            left out.
 
     Returns:
         Lines for a terminal; with two moments the last column is their difference. Values are fractions (NLL in nats);
@@ -34,7 +38,11 @@ def score_table(scores: Mapping[str, Mapping[str, Any]], class_names: Sequence[s
     """
     moments = list(scores)
     header = ["", "score", *moments, *(["change"] if len(moments) == 2 else [])]
-    rows = [["overall", title, *_cells([scores[m].get(key) for m in moments])] for title, key in OVERALL]
+    rows = [
+        ["overall", title, *_cells([scores[m].get(key) for m in moments])]
+        for title, key in OVERALL
+        if has_background or not key.startswith("foreground_")
+    ]
     for name in class_names:
         for title, key in PER_CLASS:
             values = [scores[m]["per_class"][name].get(key) for m in moments]

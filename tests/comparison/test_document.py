@@ -113,6 +113,21 @@ def test_cells_are_mean_and_spread_with_the_best_bold(result):
     ]
 
 
+def test_where_no_class_is_background_nothing_is_said_of_the_foreground_twice(result):
+    result["methods"]["ours"]["mean"]["temperature"] = dict.fromkeys(("mean", "std", "at_bounds", "auroc"), 0.5)
+    result["methods"]["ours"]["mean"]["temperature"]["foreground_auroc"] = 0.25
+    assert "foreground" in rows_after(comparison_markdown(result, "x", {}), "## Temperature")[0][-1]
+    assert len(dice_against_ece(result).axes) == 2
+    result["background"] = None
+    text = comparison_markdown(result, "x", {})
+    assert "foreground" not in text
+    assert rows_after(text, "## Temperature")[0][-1] == "AUROC for errors"
+    rows = rows_after(text, "## Differences to Host")
+    assert cell(rows, "Ours", "ECE, relative change") == "-50.0 %"
+    (panel,) = dice_against_ece(result).axes
+    assert panel.get_ylabel() == "ECE (down is better)"
+
+
 def test_means_that_read_the_same_are_ties(tmp_path):
     values = {"host": [{"dice": 0.50001, "brier": None}], "ours": [{"dice": 0.50002, "brier": None}]}
     rows = rows_after(

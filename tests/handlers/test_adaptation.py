@@ -25,11 +25,11 @@ from tests.engines.builders import blobs, tiny_trainer, weights
 NAMES = ["background", "one", "two"]
 
 
-def report_on(folder, trainer, dims=2, count=3, names=NAMES, groups=None, subsets=None, regions=None, **options):
+def report_on(folder, trainer, dims=2, count=3, names=NAMES, groups=None, evaluated=None, **options):
     data = blobs(count, dims, -1.0, 9)
     if groups is not None:
         data = [{**item, "group": group} for item, group in zip(data, groups, strict=True)]
-    evaluator = CalibrationEvaluator("cpu", data, trainer.network, names, class_subsets=subsets, regions=regions)
+    evaluator = CalibrationEvaluator("cpu", data, trainer.network, names, **(evaluated or {}))
     report = AdaptationReport(EvaluationReport(evaluator, folder), folder, folder / "model.pt", **options)
     report.attach(trainer)
     return report
@@ -118,11 +118,27 @@ def test_tensorboard_holds_losses_temperatures_scores_and_pictures(tmp_path):
     assert len(events.Scalars("train/loss")) == 9
 
 
+def test_where_no_class_is_background_reports_do_not_say_it_twice(tmp_path, capsys):
+    trainer = tiny_trainer()
+    report = report_on(tmp_path, trainer, evaluated={"background": None}, groups=["fog", "night", "fog"])
+    trainer.run()
+    report.evaluation.run()
+    assert "foreground" not in capsys.readouterr().out
+    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0}).Reload()
+    tags = {*events.Tags()["scalars"], *events.Tags()["images"]}
+    assert {"target_val/ece", "target_val_by_group/fog/ece", "target_val_reliability/all"} <= tags
+    assert {"target_val_reliability/boundary", "target_val_reliability/dataset_histogram"} <= tags
+    assert not [tag for tag in tags if "foreground" in tag]
+    # The file has the same scores for every task.
+    after = json.loads((tmp_path / "metrics.json").read_text())["after"]
+    assert after["foreground_ece"] == after["ece"]
+
+
 @pytest.mark.parametrize("dims", [2, 3])
 def test_groups_subsets_and_regions_are_in_every_report(tmp_path, capsys, dims):
     trainer, groups = tiny_trainer(dims), ["fog", "night", "fog"]
-    parts = {"subsets": {"one alone": ["one"]}, "regions": {"either": ["one", "two"]}}
-    report_on(tmp_path, trainer, dims, groups=groups, **parts)
+    parts = {"class_subsets": {"one alone": ["one"]}, "regions": {"either": ["one", "two"]}}
+    report_on(tmp_path, trainer, dims, groups=groups, evaluated=parts)
     trainer.run()
     after = json.loads((tmp_path / "metrics.json").read_text())["after"]
     assert {name: group["cases"] for name, group in after["per_group"].items()} == {"fog": 2, "night": 1}
