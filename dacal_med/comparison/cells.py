@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dacal_med.comparison.plots import label
+from dacal_med.reporting.tables import repeats
 
 NOTHING = "—"
 
@@ -36,7 +37,7 @@ ECE, NLL = Column("ECE", "ece", 4, -1), Column("NLL", "nll", 3, -1)
 
 def shown_columns(result: Mapping[str, Any], columns: Sequence[Column]) -> list[Column]:
     """Return the columns without those of the foreground, where no class is background and they repeat others."""
-    return [c for c in columns if result["background"] is not None or not c.key.startswith("foreground_")]
+    return [column for column in columns if not repeats(column.key, result["background"] is not None)]
 
 
 def head(column: Column) -> str:

@@ -15,6 +15,7 @@ from matplotlib.lines import Line2D
 from dacal_med.comparison.aggregate import table_order
 from dacal_med.core.scores import ReliabilityTable
 from dacal_med.reporting.reliability import BLUE, GREEN, GREY, ORANGE, RED, reliability_overlay
+from dacal_med.reporting.tables import repeats
 
 MAX_CURVES = 7
 """Colours of :func:`dacal_med.reporting.reliability.reliability_overlay`."""
@@ -90,7 +91,7 @@ def dice_against_ece(result: Mapping[str, Any]) -> Figure:
     Args:
         result: of :func:`dacal_med.comparison.aggregate.collect`.
     """
-    shown = _PANELS[1:] if result["background"] is None else _PANELS
+    shown = [panel for panel in _PANELS if not repeats(panel[0], result["background"] is not None)]
     figure = Figure(figsize=(3.5 + 6 * len(shown), 5.6), layout="constrained")
     panels = figure.subplots(1, len(shown), squeeze=False)[0]
     styles = _styles(result)

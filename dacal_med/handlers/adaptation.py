@@ -119,7 +119,7 @@ class AdaptationReport:
             tables = {moment: table_as_lists(table_from_lists(lists)) for moment, lists in state["tables"].items()}
             seconds = float(state["seconds"])
             if before is not None and self.evaluation is not None:
-                score_table({"before": before}, self.evaluation.evaluator.class_names, self.evaluation.has_background)
+                score_table({"before": before}, self.evaluation.evaluator.class_names)
         except Exception as error:  # whatever else is there fails in a way of its own
             raise InputError(f"report: holds no scores and tables ({type(error).__name__}: {error})") from error
         if not 0.0 <= seconds < math.inf:

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from dacal_med.core.scores import SCORES, dice, reliability_table
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.reporting.reliability import reliability_diagram, reliability_histogram
+from dacal_med.reporting.tables import repeats
 
 
 class TensorBoardCalibration:
@@ -58,7 +59,7 @@ class TensorBoardCalibration:
             class_names: names by class.
         """
         split = pooled.background is not None
-        scores = {f"{tag}/{name}": SCORES[name](pooled) for name in _written(split)}
+        scores = {f"{tag}/{name}": score(pooled) for name, score in SCORES.items() if not repeats(name, split)}
         for name, value in zip(class_names, dice(pooled).tolist(), strict=True):
             scores[f"{tag}_dice/{name}"] = value
         # A score that does not exist is left out rather than drawn as a number.
@@ -90,7 +91,8 @@ class TensorBoardCalibration:
         values = {
             f"{tag}_by_group/{group}/{name}": summary[name]
             for group, summary in scores.get("per_group", {}).items()
-            for name in _written(has_background)
+            for name in SCORES
+            if not repeats(name, has_background)
         }
         for subset, means in scores.get("class_subsets", {}).items():
             values.update({f"{tag}_subset/{subset}/{name}": value for name, value in means.items()})
@@ -107,8 +109,3 @@ class TensorBoardCalibration:
         if self._writer is not None:
             self._writer.close()
             self._writer = None
-
-
-def _written(has_background: bool) -> list[str]:
-    """Return the names of the scores without those of the foreground, where that is everything."""
-    return [name for name in SCORES if has_background or not name.startswith("foreground_")]

@@ -41,7 +41,7 @@ def score_table(
     rows = [
         ["overall", title, *_cells([scores[m].get(key) for m in moments])]
         for title, key in OVERALL
-        if has_background or not key.startswith("foreground_")
+        if not repeats(key, has_background)
     ]
     for name in class_names:
         for title, key in PER_CLASS:
@@ -60,6 +60,11 @@ def score_table(
         for line in [header, *rows]
     ]
     return "\n".join([lines[0], rule, *lines[1:]])
+
+
+def repeats(score: str, has_background: bool) -> bool:
+    """Return whether a score says what another does: one of the foreground, where no class is background."""
+    return not has_background and score.startswith("foreground_")
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -26,7 +26,7 @@ def _whole(value: Any) -> bool:
 
 
 def _number(value: Any) -> bool:
-    return is_number(value) and value >= 0
+    return _whole(value) or (isinstance(value, float) and is_number(value) and value >= 0)
 
 
 def _share(value: Any) -> bool:
