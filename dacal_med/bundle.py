@@ -21,10 +21,10 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.utils import optional_import
 
-from dacal_med.errors import InputError
 from dacal_med.explanations import LONGEST, show_input_errors_plainly
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 from dacal_med.kinds import is_number, is_whole
-from dacal_med.reporting.files import given_path
 
 # Arguments of `monai.bundle run` itself; everything else on its command line overrides a key of the configuration.
 RUN_ARGUMENTS = frozenset(

@@ -13,13 +13,13 @@ from dacal_med.bundle import check_value
 from dacal_med.comparison import benchmark
 from dacal_med.comparison.compare import Comparison, typed_command
 from dacal_med.comparison.methods import DEFAULTS
-from dacal_med.errors import InputError
+from dacal_med.deploy.export import command as export
+from dacal_med.deploy.export import trust_command
+from dacal_med.deploy.report import command as site_report
 from dacal_med.explanations import explained
-from dacal_med.export import command as export
-from dacal_med.export import trust_command
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 from dacal_med.preparation import command as preparation
-from dacal_med.reporting.files import given_path
-from dacal_med.site_report import command as site_report
 
 
 def main(argv: Sequence[str] | None = None) -> int:

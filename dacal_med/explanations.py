@@ -15,7 +15,7 @@ from pathlib import Path
 from monai import bundle as monai_bundle
 from monai.utils import instantiate
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 _MONAI_BUNDLE = str(Path(monai_bundle.__file__).parent) + os.sep
 _MONAI_INSTANTIATE = instantiate.__code__.co_filename

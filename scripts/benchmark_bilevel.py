@@ -47,8 +47,8 @@ from dacal_med.core.bilevel import BilevelStep, MetaGradient, OuterLoss
 from dacal_med.core.differentiation import call, preserved_random_state
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.engines import AdaptationTrainer, dice_cross_entropy, make_host, make_labeller, make_temperature_learner
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import check_writable, write_json
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import check_writable, write_json
 
 CLASSES = 5
 CYCLE = 4

@@ -42,8 +42,8 @@ from dacal_med.engines import (
     make_temperature_learner,
     parameter_groups,
 )
+from dacal_med.io.files import write_json
 from dacal_med.networks import segmentation_network
-from dacal_med.reporting.files import write_json
 
 CLASSES = 19
 CYCLE = 4

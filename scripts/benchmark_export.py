@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dacal_med.export.checking import Predictor, load_format, load_network
-from dacal_med.export.deployed import read_json
-from dacal_med.export.layout import CONFIGS, FORMATS, METADATA
+from dacal_med.deploy.export.checking import Predictor, load_format, load_network
+from dacal_med.deploy.export.deployed import read_json
+from dacal_med.deploy.export.layout import CONFIGS, FORMATS, METADATA
 
 BARE = "bare network, PyTorch"
 

@@ -28,7 +28,7 @@ from torch.func import functional_call, jvp
 from torch.utils.benchmark import Timer
 
 from dacal_med.comparison.facts import describe_machine
-from dacal_med.reporting.files import check_writable, write_json
+from dacal_med.io.files import check_writable, write_json
 
 CLASSES = 5
 FORMS = ("as it is", "channels last", "compiled", "compiled, channels last")

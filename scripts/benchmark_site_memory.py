@@ -26,9 +26,9 @@ import psutil
 import torch
 from torch import nn
 
-from dacal_med.export.site_config import site_inference_config
-from dacal_med.site import checksums
-from dacal_med.site.files import write_json
+from dacal_med.deploy.export.site_config import site_inference_config
+from dacal_med.deploy.runtime import checksums
+from dacal_med.io.files import write_json
 from scripts.dicom_series import write_series
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -32,11 +32,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
-from dacal_med.export.trust_reference import TrainedModel, reference_of
-from dacal_med.reporting.files import write_json
-from dacal_med.site.trust import TrustAccumulator
-from dacal_med.site.trust_effects import Spread, expected_dice, fit_spread, intervals
+from dacal_med.deploy.export.trust_reference import TrainedModel, reference_of
+from dacal_med.deploy.runtime.trust import TrustAccumulator
+from dacal_med.deploy.runtime.trust_effects import Spread, expected_dice, fit_spread, intervals
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_json
 from dacal_med.transforms.labels import IGNORE_INDEX
 
 INDEPENDENT = Spread(((1e-12, 0.0), (0.0, 1e-12)), 200, 0)

@@ -44,7 +44,7 @@ from dacal_med.engines import AdaptationTrainer, CalibrationEvaluator
 from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.weights import load_safely
 from dacal_med.handlers import AdaptationReport, EvaluationReport, ResumableCheckpoint
-from dacal_med.reporting.files import write_bytes
+from dacal_med.io.files import write_bytes
 from scripts.synthetic import boxes, make_trainer, unet
 
 SIZE, CLASSES, EPOCHS, EPOCH_LENGTH = (16, 16), 3, 20, 2

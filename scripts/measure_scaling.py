@@ -38,7 +38,7 @@ from ignite.engine import Events
 from scipy.optimize import nnls
 from torch import Tensor, nn
 
-from dacal_med.reporting.files import write_json
+from dacal_med.io.files import write_json
 from scripts.synthetic import make_trainer, unet
 
 CYCLE = 4

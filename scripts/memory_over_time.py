@@ -23,7 +23,7 @@ from ignite.engine import Events
 from matplotlib.figure import Figure
 
 from dacal_med.handlers.evaluation import save_figure
-from dacal_med.reporting.files import write_bytes
+from dacal_med.io.files import write_bytes
 from scripts.synthetic import make_trainer, unet
 
 CLASSES = 3

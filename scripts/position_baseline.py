@@ -27,7 +27,7 @@ from torch.nn import functional
 from dacal_med.core.scores import mean_dice, pool, summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.transforms.labels import IGNORE_INDEX
 
 GRID = 64

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 Number = Callable[[Mapping[str, Any]], float | None]
 """Takes a number out of one class of one seed's result."""

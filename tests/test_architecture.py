@@ -119,7 +119,7 @@ def test_imports_go_only_upward(path: Path):
 def test_the_import_rule_finds_violations():
     source = """
 from typing import TYPE_CHECKING
-import dacal_med.errors
+import dacal_med.io.errors
 from dacal_med import handlers
 from dacal_med.data.paired import PairedDataset
 from ..engines import hosts
@@ -148,7 +148,7 @@ def test_core_knows_no_application(path: Path):
     assert {word for word in words if word in ABBREVIATIONS or word.lower().removesuffix("s") in WORDS} == set()
 
 
-@in_files("dacal_med/site")
+@in_files("dacal_med/deploy/runtime")
 def test_the_site_needs_only_what_it_installs(path: Path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     inside = ("",) * len(path.relative_to(PACKAGE).parent.parts)

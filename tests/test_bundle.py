@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from dacal_med import bundle
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.conftest import ROOT
 
 TRAIN = str(ROOT / "bundles" / "dacal_ct2mr" / "configs" / "train.json")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import sys
 
 from dacal_med import explanations
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def wrapped(error):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from dacal_med.deploy.runtime.model import _load as load_site_model
 from dacal_med.engines.hosts import make_host
-from dacal_med.errors import InputError
 from dacal_med.handlers import ResumableCheckpoint
 from dacal_med.handlers.sums import load_sums
 from dacal_med.handlers.weights import load_weights
-from dacal_med.site.model import _load as load_site_model
+from dacal_med.io.errors import InputError
 from tests.engines.builders import tiny_network, tiny_trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,12 +95,12 @@ def files_with(pattern: str) -> list[str]:
 def test_every_torch_load_is_a_tested_one():
     """A third place that loads must come here."""
     found = files_with(r"\b(torch\.load|np\.load|numpy\.load|load_state_dict_from_url)\(")
-    assert found == ["dacal_med/data/caching.py", "dacal_med/engines/weights.py", "dacal_med/site/model.py"]
+    assert found == ["dacal_med/data/caching.py", "dacal_med/engines/weights.py", "dacal_med/deploy/runtime/model.py"]
 
 
 def test_torchscript_is_loaded_from_exports_alone():
     """It is code: the export checks what it has just written, the site what its checksums vouch for."""
-    wanted = ["dacal_med/export/checking.py", "dacal_med/site/model.py", "scripts/check_ecosystem.py"]
+    wanted = ["dacal_med/deploy/export/checking.py", "dacal_med/deploy/runtime/model.py", "scripts/check_ecosystem.py"]
     assert files_with(r"\bjit\.load\(") == wanted
 
 

@@ -23,8 +23,8 @@ from scipy import stats
 from dacal_med.comparison.methods import Method
 from dacal_med.core.scores import SCORES, ReliabilityTable, pool, reliability_table
 from dacal_med.core.statistics import SegmentationStatistics
-from dacal_med.errors import InputError
 from dacal_med.handlers.sums import load_sums
+from dacal_med.io.errors import InputError
 
 METRICS, SUMS = "metrics.json", "statistics.pt"
 CONFIDENCE = 0.95

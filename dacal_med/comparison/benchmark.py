@@ -20,8 +20,8 @@ from dacal_med.comparison.compare import Comparison
 from dacal_med.comparison.protocols import DEFAULT, PROTOCOLS, check_folder, find_protocol, protocol_files
 from dacal_med.comparison.published import Published, Task, load_published
 from dacal_med.data import Datalist, load_datalist
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import write_bytes, write_json
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_bytes, write_json
 
 METHODS = ("source_only", "hard", "dacal")
 """What is run when nothing is named: no adaptation, the host with hard labels as published, and with DA-Cal."""

@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 MAX_VOXELS = 500_000
 TEMPERATURES = (0.05, 20.0)

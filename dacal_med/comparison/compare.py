@@ -24,10 +24,10 @@ from dacal_med.comparison.methods import FOLDS, Method, find_methods, fit_to_hos
 from dacal_med.comparison.posthoc import DONE
 from dacal_med.comparison.schedule import Job, Outcome, run_jobs
 from dacal_med.data import Datalist, oracle_folds
-from dacal_med.errors import InputError
 from dacal_med.handlers.checkpoint import KEPT
 from dacal_med.handlers.sums import load_sums, save_sums
-from dacal_med.reporting.files import check_writable, write_json
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import check_writable, write_json
 
 SHARED = "source_only"
 """The method whose warm-up and settling the others of a seed start from."""

@@ -33,7 +33,7 @@ from dacal_med.comparison.plots import (
 )
 from dacal_med.core.scores import ReliabilityTable
 from dacal_med.handlers.evaluation import save_figure
-from dacal_med.reporting.files import write_bytes, write_json
+from dacal_med.io.files import write_bytes, write_json
 from dacal_med.reporting.tables import markdown_table as _table
 
 RELIABILITY, DICE_ECE = "reliability.png", "dice_ece.png"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from dacal_med.engines.hosts import takes_option
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 HOST = "dacal_med.engines.make_host"
 COMPLEMENT = "host#complement"  # on a host that stands on another, that of the host below

@@ -22,10 +22,10 @@ from dacal_med.comparison.pseudocal import pseudo_target
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.engines.evaluator import CalibrationEvaluator, predict_probabilities
-from dacal_med.errors import InputError
 from dacal_med.handlers.adaptation import peak_memory_mib
 from dacal_med.handlers.sums import save_sums
-from dacal_med.reporting.files import write_json
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_json
 
 MAX_VOXELS_PER_IMAGE = 2**21
 DONE = "calibrated.json"

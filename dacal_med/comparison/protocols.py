@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dacal_med.comparison.schedule import RECORD
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import given_path
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 
 PUBLISHED = "published.json"
 DEFAULT = "daformer"

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from dacal_med.comparison.calibrators import Prediction
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 IGNORED = 255
 """Label of a voxel to leave out, the ``ignore_index`` that fits take by default."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.kinds import is_number, is_whole
 
 FILE = Path(__file__).with_name("published.json")

@@ -25,9 +25,9 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from dacal_med.errors import InputError
 from dacal_med.handlers.checkpoint import PATTERN
-from dacal_med.reporting.files import write_json
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_json
 
 LOG = "log.txt"
 RECORD = "job.json"

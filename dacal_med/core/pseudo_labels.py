@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from dacal_med.core.batch import in_parts
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 WEIGHTINGS = ("quality", "confidence", "calibrated", "none")
 

@@ -32,8 +32,8 @@ from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import PATIENT, Datalist
 from dacal_med.data.fingerprint import describe, file_state
 from dacal_med.data.images import read_header
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import replacing
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import replacing
 
 KINDS = ("auto", "memory", "disk", "none")
 _SHARE = 0.5  # of the memory, or of the room on the disk, that decoded images may take

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from dacal_med.data.checked import CheckedFiles
 from dacal_med.data.datalist import FILE_NAME, Datalist
 from dacal_med.data.images import ImageHeader, read_header, read_image
-from dacal_med.errors import InputError
-from dacal_med.site.volumes import finite_in_single
+from dacal_med.io.errors import InputError
+from dacal_med.io.volumes import finite_in_single
 
 _CORNER_TOLERANCE = 0.1  # of a voxel: headers store single precision, rounded differently by every tool
 

@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from dacal_med.data.datalist import Datalist
 from dacal_med.data.images import read_image
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import write_bytes
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_bytes
 
 FILE_NAME = "class_counts.json"
 _VERSION = 1

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from dacal_med.data.images import is_picture, read_header, read_image
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
+from dacal_med.io.volumes import LARGEST_MM, SMALLEST_MM
 from dacal_med.kinds import is_number
-from dacal_med.reporting.files import given_path
-from dacal_med.site.volumes import LARGEST_MM, SMALLEST_MM
 
 FILE_NAME = "datalist.json"
 GROUP = "group"

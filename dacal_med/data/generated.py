@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dacal_med.data.datalist import FILE_NAME
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def generate_once(

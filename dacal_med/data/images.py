@@ -22,8 +22,8 @@ from monai.transforms import EnsureChannelFirst
 from PIL import Image
 
 from dacal_med.data.series import check_series
-from dacal_med.errors import InputError
-from dacal_med.site.volumes import check_length, unusable_affine
+from dacal_med.io.errors import InputError
+from dacal_med.io.volumes import check_length, unusable_affine
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 NIFTI_SUFFIXES = (".nii", ".nii.gz")

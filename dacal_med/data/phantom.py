@@ -21,8 +21,8 @@ from PIL import Image
 from dacal_med.data.datalist import FILE_NAME
 from dacal_med.data.generated import generate_once
 from dacal_med.data.phantom_kinds import KINDS, PhantomKind
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import given_path
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 
 PARAMETERS_FILE = "phantom.json"
 _VERSION = 1  # raise whenever the same parameters would give other voxels

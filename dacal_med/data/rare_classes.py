@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 class LabelledDataset(Protocol):

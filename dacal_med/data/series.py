@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dacal_med.errors import InputError
-from dacal_med.site.dicom import series_geometry
-from dacal_med.site.discovery import discover
+from dacal_med.io.dicom import series_geometry
+from dacal_med.io.discovery import discover
+from dacal_med.io.errors import InputError
 
 _TOLERANCE = 0.1  # of the smallest voxel size, as between a label and its image
 

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from dacal_med.data.datalist import PATIENT, Datalist
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 Item = TypeVar("Item")
 

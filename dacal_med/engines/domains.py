@@ -16,7 +16,7 @@ from torch import Tensor
 from dacal_med.core.batch import LabelledBatch, from_labels, in_parts
 from dacal_med.core.mixing import MaskGenerator
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from dacal_med.core.subsets import subset_classes
 from dacal_med.core.tensors import plain
 from dacal_med.data.images import is_picture
 from dacal_med.engines.parallel import own_rank, world_size
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def predict_probabilities(inferer: Inferer, network: nn.Module, image: Tensor) -> Tensor:

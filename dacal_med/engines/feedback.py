@@ -26,7 +26,7 @@ from dacal_med.core.pseudo_labels import LearnedTemperature
 from dacal_med.core.tensors import plain
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.engines.parallel import own_rank, total, world_size
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 _MOST = 0.5  # a single measurement moves log T by no more, whatever the gain: the gap is linear nearby only
 _TINY = 1e-7

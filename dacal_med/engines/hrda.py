@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
-from dacal_med.site.networks.multi_resolution import MultiResolution, surrounded
+from dacal_med.deploy.runtime.networks.multi_resolution import MultiResolution, surrounded
+from dacal_med.io.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def in_window(values: Tensor, window: Sequence[slice]) -> Tensor:
 
 
 class HRDA(MultiResolution):
-    """Multi-resolution prediction as it is trained; see :class:`~dacal_med.site.networks.MultiResolution`.
+    """Multi-resolution prediction as it is trained; see :class:`~dacal_med.deploy.runtime.networks.MultiResolution`.
 
     Training, one random detail crop is seen and the attention is 0 outside it; its position is drawn from torch's
     global generator, which the engine seeds. In eval mode detail windows slide over the whole image and nothing is

@@ -17,7 +17,7 @@ from dacal_med.core.temperature import MetaTemperatureNetwork
 from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.objectives import MetaObjective
 from dacal_med.engines.parallel import average
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 LABELLERS = ("hard", "soft", "fixed", "learned")
 

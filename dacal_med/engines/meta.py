@@ -25,7 +25,7 @@ from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import pseudo_batch
 from dacal_med.engines.objectives import ComplementaryTruth, MetaObjective
 from dacal_med.engines.parallel import any_rank, average, average_gradients, world_size
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 BALANCES = ("none", "class")
 

@@ -20,7 +20,7 @@ from dacal_med.core.mixing import complementary_mixes
 from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import pseudo_batch
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 Forward = Callable[[Tensor], Tensor]
 

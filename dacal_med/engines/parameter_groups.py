@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 _NORMALISATIONS = (nn.LayerNorm, nn.GroupNorm, _BatchNorm, _InstanceNorm)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dacal_med.core.tensors import INTERPOLATIONS, plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 class ResizingInferer(Inferer):

@@ -7,7 +7,7 @@ from __future__ import annotations
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, LinearLR, PolynomialLR
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def warmup_polynomial(

@@ -30,7 +30,7 @@ from dacal_med.engines.meta import TemperatureLearner
 from dacal_med.engines.parallel import average_gradients, broadcast_module
 from dacal_med.engines.student import Loss, MicroBatch, StudentUpdate, predicted_logits
 from dacal_med.engines.teacher import Teacher
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 COUNTERS = ("skipped", "meta_skipped", "overflows", "skipped_in_a_row", "meta_skipped_in_a_row")
 

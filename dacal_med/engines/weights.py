@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def load_safely(path: Path, kind: str) -> Any:

@@ -10,7 +10,7 @@ from dacal_med.handlers.evaluation import EvaluationReport
 from dacal_med.handlers.progress import Progress
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
 from dacal_med.handlers.weights import load_weights, save_weights
-from dacal_med.reporting.files import check_writable
+from dacal_med.io.files import check_writable
 
 __all__ = [
     "AdaptationReport",

@@ -18,11 +18,11 @@ from torch import nn
 
 from dacal_med.core.scores import reliability_table
 from dacal_med.engines.parallel import is_main
-from dacal_med.errors import InputError
 from dacal_med.handlers.evaluation import EvaluationReport, save_figure, table_as_lists, table_from_lists
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
 from dacal_med.handlers.weights import save_weights
-from dacal_med.reporting.files import write_json
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_json
 from dacal_med.reporting.reliability import reliability_overlay
 from dacal_med.reporting.tables import score_table
 

@@ -20,9 +20,9 @@ from ignite.engine import Engine, Events
 from dacal_med.engines.parallel import any_rank, barrier, is_main, world_size
 from dacal_med.engines.trainer import NonFiniteLossError
 from dacal_med.engines.weights import load_safely
-from dacal_med.errors import InputError
 from dacal_med.handlers.soundness import check_parts, not_finite
-from dacal_med.reporting.files import replacing, write_bytes
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import replacing, write_bytes
 
 if TYPE_CHECKING:
     from dacal_med.engines.trainer import AdaptationTrainer

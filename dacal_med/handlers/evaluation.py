@@ -22,7 +22,7 @@ from dacal_med.handlers.cases import CasePanels
 from dacal_med.handlers.sums import save_sums
 from dacal_med.handlers.temperatures import TemperatureMaps
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
-from dacal_med.reporting.files import write_bytes, write_json
+from dacal_med.io.files import write_bytes, write_json
 from dacal_med.reporting.reliability import reliability_overlay
 from dacal_med.reporting.tables import score_table
 

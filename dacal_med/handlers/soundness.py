@@ -17,7 +17,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dacal_med.engines.teacher import Teacher
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.kinds import is_number
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from dacal_med.engines.weights import load_safely
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import given_path, write_bytes
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path, write_bytes
 
 
 def save_weights(network: nn.Module, path: str | Path) -> None:

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
+from dacal_med.deploy.runtime.networks import ENCODERS, HEADS, Encoder, SegmentationNetwork
 from dacal_med.networks.segmentation import encoder, segmentation_network
-from dacal_med.site.networks import ENCODERS, HEADS, Encoder, SegmentationNetwork
 
 __all__ = ["ENCODERS", "HEADS", "Encoder", "SegmentationNetwork", "encoder", "segmentation_network"]

@@ -1,14 +1,14 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What :mod:`dacal_med.site.networks` builds, with the weights that training begins from."""
+"""What :mod:`dacal_med.deploy.runtime.networks` builds, with the weights that training begins from."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dacal_med.deploy.runtime import networks
+from dacal_med.deploy.runtime.networks import Encoder, SegmentationNetwork
 from dacal_med.networks.weights import load_weights
-from dacal_med.site import networks
-from dacal_med.site.networks import Encoder, SegmentationNetwork
 
 # What `weights="imagenet"` stands for on the hub.
 _HUB = {name: f"nvidia/{name.replace('_', '-')}" for name in networks.ENCODERS if name.startswith("mit")}
@@ -24,7 +24,7 @@ def encoder(name: str = "mit_b5", in_channels: int = 3, weights: str | None = No
         weights: ``None`` for random ones; ``"imagenet"`` for those of the hub, from its cache if they are there; else a
             file (``.safetensors``, or a ``state_dict`` read with ``weights_only=True``), a folder with one, or the name
             of a repository on the hub. See :func:`dacal_med.networks.weights.load_weights`.
-        options: further ones of :func:`dacal_med.site.networks.encoder`.
+        options: further ones of :func:`dacal_med.deploy.runtime.networks.encoder`.
 
     Raises:
         InputError: for a name or number that is not known, or weights that do not fit.
@@ -48,7 +48,7 @@ def segmentation_network(
         num_classes: number of classes.
         in_channels: image channels.
         weights: of the encoder, as of :func:`encoder`; the head's are always random.
-        options: further ones of :func:`dacal_med.site.networks.segmentation_network`.
+        options: further ones of :func:`dacal_med.deploy.runtime.networks.segmentation_network`.
 
     Raises:
         InputError: for a name, number or option that is not known, or weights that do not fit.

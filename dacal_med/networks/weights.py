@@ -14,8 +14,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from dacal_med.engines.weights import load_safely
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import given_path
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 _SHOWN = 4

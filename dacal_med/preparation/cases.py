@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.labels import LabelTable
 
 Part = Literal["source", "target_train", "target_val"]

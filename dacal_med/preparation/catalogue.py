@@ -7,7 +7,7 @@ from __future__ import annotations
 import difflib
 import re
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.recipe import Recipe
 from dacal_med.preparation.sets import (
     amos,

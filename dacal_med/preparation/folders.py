@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from dacal_med.errors import InputError
-from dacal_med.reporting.files import given_path
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 
 _DEPTH = 2  # archives unpack into a folder of their own, sometimes into one more
 

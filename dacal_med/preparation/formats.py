@@ -10,7 +10,8 @@ from functools import partial
 from pathlib import Path
 
 from dacal_med.data.images import read_header
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Pixels
 from dacal_med.preparation.hdf5 import read_array, shape_of
@@ -24,7 +25,6 @@ from dacal_med.preparation.reading import (
     read_stack,
     read_volume,
 )
-from dacal_med.reporting.files import given_path
 
 NIFTI = (".nii.gz", ".nii")
 ITK = (".mha", ".mhd", ".seg.nrrd", ".nrrd", ".nhdr")

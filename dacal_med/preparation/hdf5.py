@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.cases import Picture, Pixels, Volume
 
 _VOXEL_SIZE = "element_size_um"  # (z, y, x) in micrometres, as ilastik and Fiji's HDF5 plugin write it

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 _MAX_CLASS = 254  # label files are uint8
 _IGNORED, IGNORE = 255, "ignore"  # the customary value that counts for nothing, and its name in datalist.json

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.draw import polygon_perimeter
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 _CT = "LidcReadMessage"  # those of radiographs are IdriReadMessage
 

@@ -11,13 +11,13 @@ from tqdm import tqdm
 
 from dacal_med.data.class_counts import write_class_counts
 from dacal_med.data.datalist import FILE_NAME, load_datalist
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import check_writable, given_path, write_bytes, write_json
 from dacal_med.preparation import document
 from dacal_med.preparation.cases import PARTS, Plan, check_plan, in_part
 from dacal_med.preparation.recipe import Recipe, Request
 from dacal_med.preparation.record import Record
 from dacal_med.preparation.writing import Written, write_case
-from dacal_med.reporting.files import check_writable, given_path, write_bytes, write_json
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pydicom
 from PIL import Image, UnidentifiedImageError
 
 from dacal_med.data.images import read_image
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.cases import Picture, Volume
 
 _GAP_TOLERANCE = 0.02  # of the slice distance; positions are stored with few digits

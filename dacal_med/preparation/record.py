@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import write_bytes
 from dacal_med.preparation.cases import Case, Plan
 from dacal_med.preparation.writing import Written
-from dacal_med.reporting.files import write_bytes
 
 FILE_NAME = "prepared.jsonl"
 _VERSION = 1  # raise when the same inputs would give other files

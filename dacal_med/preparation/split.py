@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.cases import Part
 
 _BLOCKS = 5  # one is the share of the source that is held out by default

@@ -15,10 +15,10 @@ from PIL import Image
 
 from dacal_med.data.checking import check_geometry
 from dacal_med.data.images import ImageHeader, is_picture, read_header
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import replacing
 from dacal_med.preparation.cases import Case, Picture, Pixels, Plan, Volume
 from dacal_med.preparation.reading import read_picture
-from dacal_med.reporting.files import replacing
 
 
 @dataclass(frozen=True)

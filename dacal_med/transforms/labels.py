@@ -13,7 +13,7 @@ from monai.data import MetaTensor
 from monai.transforms import MapLabelValue, MapTransform
 
 from dacal_med.core.tensors import plain
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 IGNORE_INDEX = 255
 

@@ -16,7 +16,7 @@ from dacal_med.cli import main
 from dacal_med.comparison import compare
 from dacal_med.comparison.schedule import RECORD
 from dacal_med.data.street_labels import TRAIN_NAMES
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.sets.street_tables import SYNTHIA_13, SYNTHIA_16
 from tests.bundles.builders import BUNDLES, FIRST
 from tests.bundles.test_every_bundle import SMALL, TINY_HEAD, TINY_MIT

@@ -16,7 +16,7 @@ from dacal_med.comparison.aggregate import collect, paired_difference, pooled_ta
 from dacal_med.comparison.methods import Method
 from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.comparison.builders import CLASSES, labels, probabilities, scores, sums, write_run
 
 A, B = Method("a", "Method A"), Method("b", "Method B")

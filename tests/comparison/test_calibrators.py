@@ -23,7 +23,7 @@ from dacal_med.comparison.calibrators import (
     log_probabilities,
     sample_voxels,
 )
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SIZES = {2: (80, 75), 3: (24, 25, 10)}
 FITS = [fit_temperature, fit_vector]

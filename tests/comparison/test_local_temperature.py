@@ -14,7 +14,7 @@ from torch.nn import functional
 from dacal_med.comparison.calibrators import Prediction, fit_temperature
 from dacal_med.comparison.local_temperature import fit_local_temperature
 from dacal_med.core.statistics import SegmentationStatistics
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SIZES = {2: (48, 40), 3: (16, 20, 12)}
 CLASSES = 3

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from dacal_med.comparison.methods import CALIBRATORS, DEFAULTS, HOST, find_method, find_methods, fit_to_host
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def test_trained_methods_change_labeller_and_host_alone():

@@ -14,8 +14,8 @@ from dacal_med.comparison import posthoc
 from dacal_med.comparison.methods import CALIBRATORS
 from dacal_med.comparison.posthoc import DONE, PostHocCalibration
 from dacal_med.engines import CalibrationEvaluator
-from dacal_med.errors import InputError
 from dacal_med.handlers.sums import load_sums
+from dacal_med.io.errors import InputError
 
 NAMES = ["background", "one"]
 

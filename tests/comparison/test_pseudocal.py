@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dacal_med.comparison.calibrators import fit_temperature
 from dacal_med.comparison.pseudocal import IGNORED, pseudo_target, pseudo_target_pairs
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SIZES = {2: (9, 6), 3: (5, 6, 4)}
 

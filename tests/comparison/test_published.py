@@ -11,7 +11,7 @@ from importlib import resources
 import pytest
 
 from dacal_med.comparison.published import FILE, load_published
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def numbers(task, metric="miou", status="published"):

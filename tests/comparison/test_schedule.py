@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from dacal_med.comparison.schedule import Job, run_jobs
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 # Notes its start and end beside its folder, so that overlaps can be counted.
 WRITE = """

@@ -24,7 +24,7 @@ from dacal_med.core.pseudo_labels import (
     quality_weight,
 )
 from dacal_med.core.temperature import MetaTemperatureNetwork
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SIZES = {2: (5, 6), 3: (3, 4, 5)}
 

@@ -29,7 +29,7 @@ from monai.transforms import (
 from dacal_med.data import Caching, Datalist, PairedDataset, PairedLoader, load_datalist, make_dataset
 from dacal_med.data import caching as module
 from dacal_med.data.caching import KINDS, DiskDataset
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SHAPE = (6, 5, 4)
 SIZES = (3, 2, 1)  # source, target_train, target_val

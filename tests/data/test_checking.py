@@ -22,7 +22,7 @@ from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.fingerprint import file_state
 from dacal_med.data.images import read_header, read_image
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AFFINE = np.diag([-1.0, -2.0, 3.0, 1.0])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dacal_med.data import RareClassSampling, hold_out, load_datalist, read_class_counts
 from dacal_med.data.class_counts import FILE_NAME, write_class_counts
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SIZES = ((4, 6), (3, 5), (8, 8))
 

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from dacal_med.data.datalist import load_datalist
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 

@@ -18,7 +18,7 @@ from scipy.ndimage import label as components
 from dacal_med.data.checking import check_data
 from dacal_med.data.datalist import load_datalist
 from dacal_med.data.phantom import ensure_phantom
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SMALL = {"num_source": 3, "num_target_train": 1, "num_target_val": 3}
 TINY = {"num_source": 1, "num_target_train": 1, "num_target_val": 0, "image_size": (18, 14, 10), "spacing_mm": 20.0}

@@ -15,7 +15,7 @@ from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.images import read_image
 from dacal_med.data.phantom import ensure_phantom
 from dacal_med.data.phantom_kinds import KINDS
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 SMALL = {"num_source": 1, "num_target_train": 1, "num_target_val": 1}
 CHANNELS = {"disc_cup": 3, "vessels": 3}

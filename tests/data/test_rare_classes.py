@@ -17,7 +17,7 @@ from monai.transforms import RandSpatialCropd
 
 from dacal_med.data import PairedDataset, PairedLoader, RareClassSampling
 from dacal_med.data.rare_classes import class_counts
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def scenes(dims: int = 2) -> list[dict[str, torch.Tensor]]:

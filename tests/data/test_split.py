@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dacal_med.data.datalist import Datalist
 from dacal_med.data.split import hold_out, oracle_fold, oracle_folds, patient_folds
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 @given(st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 5))

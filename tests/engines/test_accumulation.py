@@ -11,7 +11,7 @@ from ignite.engine import Events
 from dacal_med.core.batch import in_parts
 from dacal_med.core.mixing import BoxMask
 from dacal_med.engines import TemperatureFeedback, dice_cross_entropy, make_host
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.builders import blobs, tiny_network, tiny_trainer, weights
 
 

@@ -17,7 +17,7 @@ from dacal_med.core.scores import summarise
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.engines import CalibrationEvaluator
 from dacal_med.engines.evaluator import predict_probabilities
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.builders import blobs, tiny_network
 
 NAMES = ["background", "one", "two"]

@@ -19,7 +19,7 @@ from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.engines import TemperatureFeedback, make_labeller
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.engines.feedback import confidence_gap
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.builders import CLASSES, blobs, tiny_network, tiny_trainer
 
 

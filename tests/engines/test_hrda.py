@@ -16,7 +16,7 @@ from dacal_med.core.bilevel import BilevelStep
 from dacal_med.engines import HRDA
 from dacal_med.engines.hrda import HasAuxiliaryOutputs
 from dacal_med.engines.teacher import Teacher
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 class Twice(nn.Module):

@@ -16,7 +16,7 @@ from dacal_med.core.pseudo_labels import HardLabels
 from dacal_med.engines import make_labeller, make_temperature_learner
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import pseudo_batch
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 CLASSES = 3
 

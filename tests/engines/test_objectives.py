@@ -11,7 +11,7 @@ from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
 from dacal_med.core.pseudo_labels import HardLabels
 from dacal_med.engines import ComplementaryTruth, MixedTarget, WeightedObjectives
 from dacal_med.engines.domains import DomainBatch
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 CLASSES = 3
 

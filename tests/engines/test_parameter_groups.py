@@ -10,7 +10,7 @@ from torch import nn
 
 from dacal_med.core.bilevel import BilevelStep
 from dacal_med.engines import HRDA, parameter_groups, warmup_polynomial
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 class Small(nn.Module):

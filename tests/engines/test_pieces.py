@@ -18,7 +18,7 @@ from dacal_med.engines.domains import prepare_domains
 from dacal_med.engines.labellers import LABELLERS
 from dacal_med.engines.losses import soft_dice_loss
 from dacal_med.engines.teacher import Teacher
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def test_the_teacher_is_the_closed_form_average():

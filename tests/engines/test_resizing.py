@@ -15,7 +15,7 @@ from torch import nn
 
 from dacal_med.engines import CalibrationEvaluator, ResizingInferer
 from dacal_med.engines.evaluator import predict_probabilities
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 class Threshold(nn.Module):

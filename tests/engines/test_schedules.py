@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dacal_med.engines import warmup_polynomial
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def optimizer():

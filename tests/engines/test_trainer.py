@@ -13,7 +13,7 @@ from ignite.engine import Events
 from dacal_med.engines import ComplementaryTruth, make_labeller
 from dacal_med.engines.labellers import temperature_statistics
 from dacal_med.engines.trainer import NonFiniteLossError
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.builders import CLASSES, tiny_network, tiny_trainer, weights
 
 

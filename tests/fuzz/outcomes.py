@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TypeVar
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 Result = TypeVar("Result")
 SECONDS = 10

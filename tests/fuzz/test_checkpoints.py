@@ -20,17 +20,17 @@ import pytest
 import torch
 
 from dacal_med.core.statistics import SegmentationStatistics
-from dacal_med.errors import InputError
+from dacal_med.deploy.runtime import checksums
+from dacal_med.deploy.runtime.model import Model
 from dacal_med.handlers import ResumableCheckpoint
 from dacal_med.handlers.sums import load_sums, save_sums
 from dacal_med.handlers.weights import load_weights
-from dacal_med.site import checksums
-from dacal_med.site.model import Model
+from dacal_med.io.errors import InputError
+from tests.deploy.runtime.builders import export_folder, inference
 from tests.engines.builders import tiny_network, tiny_trainer, weights
 from tests.fuzz.images import AFFINE, good_array
 from tests.fuzz.outcomes import attempt, in_time
 from tests.fuzz.test_datalists import STRANGE, places, replaced
-from tests.site.builders import export_folder, inference
 
 Make = Callable[[dict[str, Any]], Any]
 KINDS = ("checkpoint", "weights", "sums")

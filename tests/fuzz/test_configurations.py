@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from dacal_med import bundle
 from dacal_med.cli import main
-from dacal_med.errors import InputError
 from dacal_med.explanations import explained
+from dacal_med.io.errors import InputError
 from tests.bundles.builders import BUNDLES
 from tests.fuzz.outcomes import contents, in_time
 from tests.fuzz.test_datalists import STRANGE, TEXTS, places, replaced

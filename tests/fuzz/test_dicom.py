@@ -17,12 +17,12 @@ from pydicom.uid import generate_uid
 
 from dacal_med.data import check_data, load_datalist
 from dacal_med.data.images import read_header, read_image
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.formats import find_images
+from tests.deploy.runtime.builders import change, export_folder, inference, write_enhanced, write_series
 from tests.fuzz.images import AFFINE, good_array
 from tests.fuzz.outcomes import FROM_BELOW, attempt, in_time
 from tests.fuzz.test_datalists import GOOD
-from tests.site.builders import change, export_folder, inference, write_enhanced, write_series
 
 Break = Callable[[list[Path]], object]
 

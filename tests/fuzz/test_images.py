@@ -16,6 +16,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 from PIL import Image
 
 from dacal_med.data import check_data, load_datalist
+from tests.deploy.runtime.builders import export_folder, inference
 from tests.fuzz.images import (
     AFFINE,
     SHAPE,
@@ -25,7 +26,6 @@ from tests.fuzz.images import (
     picture_files,
 )
 from tests.fuzz.outcomes import FROM_BELOW, attempt, in_time
-from tests.site.builders import export_folder, inference
 
 VOLUMES = {**nifti_files(), **nrrd_files()}
 PICTURES = picture_files()

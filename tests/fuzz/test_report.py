@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dacal_med.cli import main
-from dacal_med.site.trust_histograms import BINS
-from dacal_med.site_report.command import make_report
-from dacal_med.site_report.page import page
+from dacal_med.deploy.report.command import make_report
+from dacal_med.deploy.report.page import page
+from dacal_med.deploy.runtime.trust_histograms import BINS
+from tests.deploy.report.builders import site_folder
 from tests.fuzz.outcomes import attempt, in_time
 from tests.fuzz.test_datalists import STRANGE, TEXTS, places, replaced
-from tests.site_report.builders import site_folder
 
 CASE = "case_0001.json"
 _ENOUGH = 2  # entries of a list: the others are of the same kind

@@ -16,10 +16,10 @@ from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dacal_med.engines import CalibrationEvaluator
-from dacal_med.errors import InputError
 from dacal_med.handlers import AdaptationReport, EvaluationReport, Progress, ResumableCheckpoint
 from dacal_med.handlers.progress import shown
 from dacal_med.handlers.sums import load_sums
+from dacal_med.io.errors import InputError
 from tests.engines.builders import blobs, tiny_trainer, weights
 
 NAMES = ["background", "one", "two"]

@@ -13,9 +13,9 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from dacal_med.errors import InputError
 from dacal_med.handlers import ResumableCheckpoint
 from dacal_med.handlers.checkpoint import KEPT, PATTERN
+from dacal_med.io.errors import InputError
 from tests.engines.builders import tiny_trainer, weights
 
 

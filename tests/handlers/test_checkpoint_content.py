@@ -13,9 +13,9 @@ import torch
 from ignite.engine import Events
 
 from dacal_med.engines.trainer import NonFiniteLossError
-from dacal_med.errors import InputError
 from dacal_med.handlers import ResumableCheckpoint
 from dacal_med.handlers.checkpoint import PATTERN
+from dacal_med.io.errors import InputError
 from tests.engines.builders import tiny_network, tiny_trainer, weights
 
 

@@ -9,8 +9,8 @@ import torch
 
 from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
-from dacal_med.errors import InputError
 from dacal_med.handlers.sums import load_sums, save_sums
+from dacal_med.io.errors import InputError
 
 
 def case(seed: int, **settings) -> SegmentationStatistics:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from dacal_med.errors import InputError
 from dacal_med.handlers import load_weights, save_weights
+from dacal_med.io.errors import InputError
 
 
 def test_round_trip_is_a_plain_state_dict(tmp_path):

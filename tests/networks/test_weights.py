@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification, SegformerConfig, SegformerForImageClassification
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.networks import encoder, segmentation_network
 from tests.networks.builders import HEAD, MIT, RESNET
 

@@ -15,7 +15,7 @@ from PIL import Image
 from dacal_med.cli import main
 from dacal_med.data.datalist import load_datalist
 from dacal_med.data.split import hold_out
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import Request, find_recipe, prepare
 from dacal_med.preparation.formats import find_images
 from dacal_med.preparation.sets.any_folders import parse_table

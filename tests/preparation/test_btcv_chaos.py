@@ -14,7 +14,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.reading import order_slices, read_dicom
 from dacal_med.preparation.sets.btcv_chaos import BTCV_TABLE, CHAOS_TABLE, pair_slices

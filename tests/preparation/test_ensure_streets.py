@@ -14,7 +14,7 @@ from PIL import Image
 
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.street_labels import TRAIN_NAMES
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import ensure_streets
 from dacal_med.preparation.sets.street_owners import CONDITIONS
 from dacal_med.preparation.sets.street_tables import SYNTHIA_13, SYNTHIA_16

@@ -12,7 +12,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.lidc_xml import consensus, series_of
 from tests.preparation.builders import checked, made, names, noise, values_of
 from tests.preparation.test_btcv_chaos import slice_file

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dacal_med.cli import main
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.preparation.builders import AFFINE, affine_of, checked, hashes, holding, made, names, noise, save, values_of
 
 VALUES = [205, 420, 421, 500, 820, 550, 600, 850]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dacal_med.data.images import read_image
 from dacal_med.data.split import hold_out
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import find_recipe
 from dacal_med.preparation.reading import count_pages, read_mask, read_picture
 from dacal_med.preparation.sets.disc_cup import combine_masks

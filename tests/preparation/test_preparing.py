@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from dacal_med.cli import main
 from dacal_med.data.datalist import load_datalist
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import RECIPES, Request, find_recipe, prepare
 from dacal_med.preparation.cases import Case, Part, Plan, Volume, check_plan
 from dacal_med.preparation.folders import find_root, matching, require_same

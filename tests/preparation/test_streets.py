@@ -23,7 +23,7 @@ from dacal_med.data.checking import check_data
 from dacal_med.data.class_counts import read_class_counts
 from dacal_med.data.datalist import load_datalist
 from dacal_med.data.street_labels import STREET_LABELS, TRAIN_NAMES
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.sets import street_tables as tables
 from dacal_med.preparation.sets.street_owners import CONDITIONS
 from tests.preparation.builders import checked, hashes, made, values_of

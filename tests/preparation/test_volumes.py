@@ -12,7 +12,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.sets import amos, brats, cc359, mnms, saml
 from dacal_med.preparation.sets.hippocampus import BOX_MM, OASIS_TABLE, crop_around
 from tests.conftest import ROOT

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from dacal_med import cli
-from dacal_med.site.dicom import read_series
+from dacal_med.io.dicom import read_series
 from scripts import benchmark_site_path as benchmark
-from tests.site.builders import ball, export_folder, inference
+from tests.deploy.runtime.builders import ball, export_folder, inference
 
 VOXEL = (1.5, 2.0, 2.5)
 

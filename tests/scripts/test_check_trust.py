@@ -11,11 +11,11 @@ import sys
 import pytest
 import torch
 
-from dacal_med.errors import InputError
-from dacal_med.site.trust import TrustAccumulator
-from dacal_med.site.trust_effects import fit_spread
+from dacal_med.deploy.runtime.trust import TrustAccumulator
+from dacal_med.deploy.runtime.trust_effects import fit_spread
+from dacal_med.io.errors import InputError
 from tests.conftest import ROOT
-from tests.export.builders_trust import TRAIN, data_set, weights
+from tests.deploy.export.builders_trust import TRAIN, data_set, weights
 
 SPEC = importlib.util.spec_from_file_location("check_trust", ROOT / "scripts" / "check_trust.py")
 sys.modules[SPEC.name] = check_trust = importlib.util.module_from_spec(SPEC)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 ROOT = Path(__file__).parents[2]
 SPEC = importlib.util.spec_from_file_location("position_baseline", ROOT / "scripts" / "position_baseline.py")

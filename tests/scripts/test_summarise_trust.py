@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from scripts.summarise_trust import COLUMNS, OTHERS, alarms, main, table
 
 

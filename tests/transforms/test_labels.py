@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.transforms.labels import LabelsToChannelsd
 
 

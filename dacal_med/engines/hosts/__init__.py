@@ -19,7 +19,7 @@ from dacal_med.engines.hosts.daformer import DAFormer
 from dacal_med.engines.hosts.mean_teacher import MeanTeacher
 from dacal_med.engines.hosts.mic import MaskedConsistency
 from dacal_med.engines.hosts.source_only import SourceOnly
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 __all__ = [
     "DACS",

@@ -15,7 +15,7 @@ from dacal_med.core.batch import LabelledBatch
 from dacal_med.core.mixing import MaskGenerator
 from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 class ExtraLoss(Protocol):

@@ -15,7 +15,7 @@ from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts.base import LossTerm, pseudo_batch
 from dacal_med.engines.hosts.strong import StrongAppearance
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 @dataclass

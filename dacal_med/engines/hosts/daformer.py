@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from dacal_med.core.features import class_cells, feature_distance
 from dacal_med.core.pseudo_labels import PseudoLabels
+from dacal_med.deploy.runtime.networks.multi_resolution import MultiResolution
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts.base import Host, LossTerm, OnHost
 from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.engines.weights import load_safely
 from dacal_med.engines.whole_batch import over_batch
-from dacal_med.errors import InputError
-from dacal_med.site.networks.multi_resolution import MultiResolution
+from dacal_med.io.errors import InputError
 
 
 @dataclass(frozen=True)

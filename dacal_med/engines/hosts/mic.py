@@ -18,7 +18,7 @@ from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts.base import Host, LossTerm, OnHost, pseudo_batch
 from dacal_med.engines.hosts.dacs import DACS
 from dacal_med.engines.hosts.strong import StrongAppearance
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.kinds import is_number, is_whole
 
 

@@ -16,7 +16,7 @@ import torch
 from monai.networks.layers import gaussian_1d, separable_filtering
 from torch import Tensor
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, labelled
 from dacal_med.preparation.formats import NIFTI, WANTED, ImageFile, check_dimensions, find_images

@@ -14,14 +14,14 @@ from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, labelled
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.reading import read_volume
 from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
 from dacal_med.preparation.split import split_patients
-from dacal_med.reporting.files import given_path
 
 OWNER = Owner(
     name="BraTS 2020 or 2021",

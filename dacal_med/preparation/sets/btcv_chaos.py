@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, Volume, labelled
 from dacal_med.preparation.labels import LabelTable

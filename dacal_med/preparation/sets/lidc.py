@@ -22,7 +22,8 @@ from pathlib import Path
 import numpy as np
 import pydicom
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, Volume, labelled
 from dacal_med.preparation.labels import LabelTable
@@ -30,7 +31,6 @@ from dacal_med.preparation.lidc_xml import consensus, series_of
 from dacal_med.preparation.reading import order_slices, read_dicom
 from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
 from dacal_med.preparation.split import split_patients
-from dacal_med.reporting.files import given_path
 
 OWNER = Owner(
     name="LIDC-IDRI",

@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Picture, Plan, labelled
 from dacal_med.preparation.labels import LabelTable

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from dacal_med.data.images import read_header
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.recipe import Owner, Request
 

@@ -14,7 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from dacal_med.data.images import read_header
 from dacal_med.data.street_labels import IGNORED, STREET_LABELS, TRAIN_NAMES, StreetLabel
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from dacal_med.preparation.cases import Picture
 from dacal_med.preparation.labels import IGNORE, LabelTable
 from dacal_med.preparation.reading import read_mask

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from dacal_med.data.generated import generate_once
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
+from dacal_med.io.files import given_path
 from dacal_med.preparation.catalogue import find_recipe
 from dacal_med.preparation.preparing import prepare
 from dacal_med.preparation.recipe import Request
 from dacal_med.preparation.streets.layouts import TASKS, Renderer
-from dacal_med.reporting.files import given_path
 
 PARAMETERS_FILE = "streets.json"
 RAW = "raw"

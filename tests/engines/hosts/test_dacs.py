@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dacal_med.engines.hosts import DACS
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.hosts.builders import example
 
 

@@ -14,7 +14,7 @@ from dacal_med.engines import HRDA
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import DACS, DAFormer, Host, MeanTeacher, make_host
 from dacal_med.engines.student import term_losses
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.hosts.builders import blank
 
 NAMES = ["background", "lung", "nodule"]

@@ -9,7 +9,7 @@ from monai.bundle import ConfigParser
 
 from dacal_med.core.mixing import BoxMask, NoMask
 from dacal_med.engines.hosts import DACS, HOSTS, Host, LossTerm, MaskedConsistency, MeanTeacher, SourceOnly, make_host
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 @pytest.mark.parametrize("name", sorted(set(HOSTS) - {"daformer"}))

@@ -10,7 +10,7 @@ import torch
 from dacal_med.core.batch import soft_cross_entropy
 from dacal_med.core.mixing import complementary_mixes
 from dacal_med.engines.hosts import MeanTeacher, pseudo_batch
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.hosts.builders import blank, example
 
 

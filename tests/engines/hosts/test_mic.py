@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from dacal_med.engines.hosts import DACS, MaskedConsistency, SourceOnly
 from dacal_med.engines.hosts.strong import gaussian_blur
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 from tests.engines.hosts.builders import blank, example
 
 

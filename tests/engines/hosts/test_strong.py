@@ -17,7 +17,7 @@ from dacal_med.core.pseudo_labels import PseudoLabels
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import make_host
 from dacal_med.engines.hosts.strong import colour_jitter, gaussian_blur, hsv_to_rgb, rgb_to_hsv
-from dacal_med.errors import InputError
+from dacal_med.io.errors import InputError
 
 
 def picture(*size):

@@ -1,0 +1,342 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A DICOM series as a volume: slices in the order of their positions, geometry from positions alone.
+
+Single-frame slices and the frames of an enhanced multi-frame object go through one path. Whatever would give a wrong
+geometry is refused: mixed, missing or duplicate slices. A gantry tilt is no error: the affine holds the shear.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.uid import UID
+
+from dacal_med.io.errors import InputError
+from dacal_med.io.volumes import Volume
+
+ENHANCED = {
+    "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT",
+    "1.2.840.10008.5.1.4.1.1.2.2": "Legacy Converted Enhanced CT",
+    "1.2.840.10008.5.1.4.1.1.4.1": "Enhanced MR",
+    "1.2.840.10008.5.1.4.1.1.4.4": "Legacy Converted Enhanced MR",
+    "1.2.840.10008.5.1.4.1.1.130": "Enhanced PET",
+    "1.2.840.10008.5.1.4.1.1.128.1": "Legacy Converted Enhanced PET",
+}
+_GAP_TOLERANCE = 0.02  # of the slice distance; positions are stored with few digits
+_POSITION_TOLERANCE = 0.01  # mm
+_DIRECTION_TOLERANCE = 1e-3
+_TILT_TOLERANCE = 1e-3  # sine of the angle between the slices' normal and their order
+_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One plane of a series.
+
+    Attributes:
+        name: what messages call it.
+        file: which file of the series holds it, from 0.
+        frame: which frame of that file, from 0.
+        shape: rows, columns.
+        position: of the centre of the first pixel, LPS, mm.
+        directions: of a row and of a column, 6 numbers, LPS.
+        spacing: between rows and between columns, mm.
+        slope: of the rescaling to the modality's unit.
+        intercept: of the rescaling.
+        frame_of_reference: the coordinate system's UID.
+    """
+
+    name: str
+    file: int
+    frame: int
+    shape: tuple[int, int]
+    position: np.ndarray
+    directions: np.ndarray
+    spacing: tuple[float, float]
+    slope: float
+    intercept: float
+    frame_of_reference: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """What a segmentation of a series refers to.
+
+    Attributes:
+        files: of the series; of a multi-frame object its only file.
+        slices: in the order of the volume's last axis.
+    """
+
+    files: tuple[Path, ...]
+    slices: tuple[Slice, ...]
+
+    def headers(self) -> list[Dataset]:
+        """Header of each file without its pixels: of slices in the volume's order, of a multi-frame object its own."""
+        files = dict.fromkeys(item.file for item in self.slices)
+        with quiet():
+            return [pydicom.dcmread(self.files[index], stop_before_pixels=True) for index in files]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings, which quote values of the header, out of the log."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_series(files: Sequence[Path], name: str, file_name: Callable[[int], str]) -> Volume:
+    """Read a DICOM series: 2D slices, or one enhanced multi-frame object.
+
+    Args:
+        files: of the series, in any order.
+        name: what messages call the series.
+        file_name: what messages call its n-th file.
+
+    Returns:
+        The volume ``(1, columns, rows, slices)``, rescaled, slices along their normal; ``affine`` in RAS.
+
+    Raises:
+        InputError: slices that are not parallel, of one size and evenly spaced, or pixels that cannot be decoded.
+    """
+    ordered, affine, notes = series_geometry(files, name, file_name)
+    with quiet():
+        array, modality = _pixels(files, ordered, name)
+    return Volume(array, affine, "dicom", modality, notes, Series(tuple(files), tuple(ordered)))
+
+
+def series_geometry(
+    files: Sequence[Path], name: str, file_name: Callable[[int], str]
+) -> tuple[list[Slice], np.ndarray, list[str]]:
+    """Read where the slices of a DICOM series lie, without their pixels.
+
+    Args:
+        files: of the series, in any order.
+        name: what messages call the series.
+        file_name: what messages call its n-th file.
+
+    Returns:
+        The slices along their normal, the affine of voxel ``(column, row, slice)`` to RAS, and what is unusual about
+        it.
+
+    Raises:
+        InputError: slices that are not parallel, of one size and evenly spaced.
+    """
+    with quiet():
+        slices = [item for index, file in enumerate(files) for item in _slices(file, index, file_name(index))]
+        ordered = _order(slices, name)
+        return (ordered, *_affine(ordered, name))
+
+
+def _read(file: Path, name: str, **options: Any) -> Dataset:
+    try:
+        return pydicom.dcmread(file, **options)
+    except Exception as error:  # pydicom raises whatever a damaged file leads it to
+        raise InputError(f"{name}: cannot be read as DICOM ({type(error).__name__}); wanted a complete file") from error
+
+
+def _slices(file: Path, index: int, name: str) -> list[Slice]:
+    """The slices of a file, from its header."""
+    header = _read(file, name, stop_before_pixels=True)
+    if int(header.get("SamplesPerPixel", 1)) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
+        kind = header.get("PhotometricInterpretation", "none")
+        raise InputError(f"{name}: found photometric interpretation {kind}; wanted MONOCHROME2")
+    frames = int(header.get("NumberOfFrames", 1) or 1)
+    if str(header.get("SOPClassUID", "")) in ENHANCED:
+        return [_frame(header, index, frame, f"{name}, frame {frame + 1}") for frame in range(frames)]
+    if frames > 1:
+        kind = UID(str(header.get("SOPClassUID", ""))).name
+        raise InputError(
+            f"{name}: found {frames} frames of class {kind}, whose frames carry no position; wanted single-frame "
+            f"slices or one of {', '.join(ENHANCED.values())}"
+        )
+    return [_single(header, index, name)]
+
+
+def _single(header: Dataset, index: int, name: str) -> Slice:
+    return _slice(header, header, header, header, header, index, 0, name)
+
+
+def _frame(header: Dataset, index: int, frame: int, name: str) -> Slice:
+    """A frame of an enhanced object, whose geometry lies in functional groups, its own or shared ones."""
+    shared = header.get("SharedFunctionalGroupsSequence") or [Dataset()]
+    own = header.get("PerFrameFunctionalGroupsSequence") or []
+    if frame >= len(own):
+        raise InputError(f"{name}: found no functional group of it; wanted one for each frame")
+
+    def group(keyword: str) -> Dataset:
+        items = own[frame].get(keyword) or shared[0].get(keyword)
+        return items[0] if items else Dataset()
+
+    return _slice(
+        header,
+        group("PlanePositionSequence"),
+        group("PlaneOrientationSequence"),
+        group("PixelMeasuresSequence"),
+        group("PixelValueTransformationSequence"),
+        index,
+        frame,
+        name,
+    )
+
+
+def _slice(
+    header: Dataset,
+    position: Dataset,
+    orientation: Dataset,
+    measures: Dataset,
+    rescaling: Dataset,
+    index: int,
+    frame: int,
+    name: str,
+) -> Slice:
+    try:
+        spacing = [float(value) for value in measures.PixelSpacing]
+        found = Slice(
+            name,
+            index,
+            frame,
+            (int(header.Rows), int(header.Columns)),
+            np.asarray(position.ImagePositionPatient, dtype=np.float64),
+            np.asarray(orientation.ImageOrientationPatient, dtype=np.float64),
+            (spacing[0], spacing[1]),
+            float(rescaling.get("RescaleSlope", 1) or 1),
+            float(rescaling.get("RescaleIntercept", 0) or 0),
+            str(header.get("FrameOfReferenceUID", "")),
+        )
+    except (AttributeError, TypeError, ValueError, IndexError) as error:
+        missing = getattr(error, "name", None) or "a readable geometry"
+        raise InputError(
+            f"{name}: found no {missing}; wanted Rows, Columns, PixelSpacing, ImagePositionPatient and "
+            "ImageOrientationPatient"
+        ) from error
+    numbers = [*found.position, *found.directions, *found.spacing, found.slope, found.intercept]
+    rows, columns = found.directions[:3], found.directions[3:]
+    if not np.isfinite(numbers).all() or found.position.shape != (3,) or found.directions.shape != (6,):
+        raise InputError(f"{name}: found a position, direction or spacing that is no number; wanted finite ones")
+    gram = np.array([rows @ rows - 1, columns @ columns - 1, rows @ columns])
+    if np.abs(gram).max() > _DIRECTION_TOLERANCE or min(found.shape) < 1 or min(found.spacing) <= 0:
+        raise InputError(f"{name}: found directions, sizes or spacings that are not those of a plane")
+    return found
+
+
+def _order(slices: Sequence[Slice], name: str) -> list[Slice]:
+    """Slices along their normal; refuses what is not one even stack."""
+    if len(slices) < 2:
+        raise InputError(f"{name}: found {len(slices)} slice(s); wanted a series of 2 or more")
+    first = slices[0]
+    for item in slices[1:]:
+        for what, same in (
+            ("size", item.shape == first.shape),
+            ("direction", np.allclose(item.directions, first.directions, atol=_DIRECTION_TOLERANCE)),
+            ("pixel spacing", np.allclose(item.spacing, first.spacing, rtol=_DIRECTION_TOLERANCE)),
+            ("frame of reference", item.frame_of_reference == first.frame_of_reference),
+        ):
+            if not same:
+                raise InputError(f"{item.name}: has another {what} than {first.name}; wanted one series, not a mixture")
+    normal = np.cross(first.directions[:3], first.directions[3:])
+    ordered = sorted(slices, key=lambda item: (float(normal @ item.position), item.file, item.frame))
+    gaps = np.diff([float(normal @ item.position) for item in ordered])
+    usual = float(np.median(gaps))
+    pairs = list(zip(ordered, ordered[1:], gaps, strict=False))
+    # Duplicates first: one that was moved leaves a gap as well, and says less there.
+    for low, high, gap in pairs:
+        if gap <= _POSITION_TOLERANCE:
+            raise InputError(f"{low.name} and {high.name} lie at the same place; wanted each slice once")
+    for low, high, gap in pairs:
+        if abs(gap - usual) > max(_GAP_TOLERANCE * usual, _POSITION_TOLERANCE):
+            raise InputError(
+                f"{name}: found {gap:.4g} mm between {low.name} and {high.name} where others are {usual:.4g} mm apart; "
+                "wanted evenly spaced slices, none missing"
+            )
+    return ordered
+
+
+def _affine(ordered: Sequence[Slice], name: str) -> tuple[np.ndarray, list[str]]:
+    """Voxel index (column, row, slice) to RAS, and what is unusual about it."""
+    first, last = ordered[0], ordered[-1]
+    step = (last.position - first.position) / (len(ordered) - 1)
+    size = float(np.linalg.norm(step))
+    for index, item in enumerate(ordered):
+        off = float(np.linalg.norm(item.position - first.position - index * step))
+        if off > max(_GAP_TOLERANCE * size, 2 * _POSITION_TOLERANCE):
+            raise InputError(f"{item.name}: lies {off:.3g} mm off the line of the others; wanted slices on one line")
+    affine = np.eye(4)
+    affine[:3, 0] = first.directions[:3] * first.spacing[1]
+    affine[:3, 1] = first.directions[3:] * first.spacing[0]
+    affine[:3, 2] = step
+    affine[:3, 3] = first.position
+    normal = np.cross(first.directions[:3], first.directions[3:])
+    sine = float(np.linalg.norm(np.cross(normal, step))) / size
+    notes = []
+    if sine > _TILT_TOLERANCE:
+        angle = float(np.degrees(np.arcsin(min(1.0, sine))))
+        notes.append(
+            f"the slices are tilted by {angle:.1f} degrees (gantry tilt): resampled to an orthogonal grid inside"
+        )
+    return _LPS_TO_RAS @ affine, notes
+
+
+def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> tuple[np.ndarray, str | None]:
+    """Rescaled values ``(1, columns, rows, slices)``, int16 where they fit; the modality."""
+    whole = all(item.slope == 1 and item.intercept == round(item.intercept) for item in ordered)
+    rows, columns = ordered[0].shape
+    try:
+        volume = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
+    except MemoryError as error:
+        size = f"{columns} x {rows} x {len(ordered)}"
+        raise InputError(f"{name}: found a size of {size}; wanted one that fits the memory") from error
+    places: dict[int, list[int]] = {}
+    for place, item in enumerate(ordered):
+        places.setdefault(item.file, []).append(place)
+    modality: str | None = None
+    for file, where in places.items():
+        dataset = _read(files[file], ordered[where[0]].name)
+        modality = str(dataset.get("Modality", "")) or None
+        frames = _decode(dataset, ordered[where[0]])
+        for place in where:
+            item = ordered[place]
+            values = frames[item.frame]
+            if not whole:
+                volume[place] = values * item.slope + item.intercept
+                continue
+            shifted = values.astype(np.int64) + int(item.intercept)
+            if volume.dtype == np.int16 and (shifted.min() < -32768 or shifted.max() > 32767):
+                volume = volume.astype(np.float32)
+            volume[place] = shifted
+    return volume.transpose(2, 1, 0)[None], modality
+
+
+def _decode(dataset: Dataset, item: Slice) -> np.ndarray:
+    """Stored values ``(frames, rows, columns)`` of a file."""
+    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    if "PixelData" not in dataset:
+        raise InputError(f"{item.name}: found no pixel data; wanted an image")
+    try:
+        array = np.asarray(dataset.pixel_array)
+    except Exception as error:  # pydicom and its plugins raise whatever they meet
+        packed = syntax.is_transfer_syntax and syntax.is_compressed
+        advice = "; install the decoder that pydicom names for it" if packed else "; wanted a whole file"
+        raise InputError(
+            f"{item.name}: pixels of transfer syntax {syntax.name} cannot be decoded ({type(error).__name__}){advice}"
+        ) from error
+    frames = array if array.ndim == 3 else array[None]
+    if frames.shape[1:] != item.shape:
+        raise InputError(f"{item.name}: found pixels of shape {frames.shape[1:]}; its header says {item.shape}")
+    return frames
