@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from pydicom.uid import generate_uid
-from tests.deploy.runtime.test_dicom import AXIAL, SAGITTAL
 
 from dacal_med.data.images import read_header, read_image
 from dacal_med.data.series import check_series
 from dacal_med.io.errors import InputError
 from tests.deploy.runtime.builders import ball, change, oblique, write_series
 from tests.deploy.runtime.test_dicom_seg import tilted
+from tests.io.test_dicom import AXIAL, SAGITTAL
 
 ARRAY = ball((7, 6, 5))
 

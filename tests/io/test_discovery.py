@@ -12,12 +12,12 @@ import numpy as np
 import pydicom
 import pytest
 from PIL import Image
-from tests.io.test_dicom import AXIAL
 
 from dacal_med.io.discovery import discover
 from dacal_med.io.errors import InputError
 from tests.deploy.runtime.builders import NAME, PATIENT, ball, change, write_series
 from tests.fuzz.outcomes import in_time
+from tests.io.test_dicom import AXIAL
 
 
 def nifti(path: Path) -> None:

@@ -11,13 +11,13 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.sr.codedict import codes
-from tests.deploy.runtime.test_dicom import AXIAL, SAGITTAL
 
 from dacal_med.deploy.runtime import dicom_seg
 from dacal_med.deploy.runtime.codes import DEFAULT, concept
 from dacal_med.io.dicom import Series, read_series
 from dacal_med.io.errors import InputError
 from tests.deploy.runtime.builders import LPS, NAME, ball, change, oblique, write_enhanced, write_series
+from tests.io.test_dicom import AXIAL, SAGITTAL
 
 NAMES = ("background", "left kidney", "vertebra", "tumour")
 

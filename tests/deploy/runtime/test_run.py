@@ -19,7 +19,6 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 from PIL import Image
-from tests.deploy.runtime.test_dicom import AXIAL
 
 from dacal_med.deploy.runtime import run
 from dacal_med.io.errors import InputError
@@ -37,6 +36,7 @@ from tests.deploy.runtime.builders import (
     run_command,
     write_series,
 )
+from tests.io.test_dicom import AXIAL
 
 SPACING = {"axial": (0.8, 0.9, 2.5), "oblique": (1.5, 0.8, 2.5)}
 
