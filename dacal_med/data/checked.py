@@ -15,8 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dacal_med.data.fingerprint import file_state
-from dacal_med.io.files import given_path, write_json
+from dacal_med.io.files import file_state, given_path, write_json
 
 State = list[list[int]]
 _FORMAT = 2  # another number where more is checked, so that all is read again

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dacal_med.core.tensors import plain
 from dacal_med.data.loading_process import outlive_interruptions
+from dacal_med.io.reading import keep_voxels
 
 Transform = Callable[[Any], Any]
 KEYS = ("image", "label")
@@ -304,6 +305,7 @@ class PairedLoader:
 
     def __iter__(self) -> Iterator[dict[str, dict[str, torch.Tensor]]]:
         """Batches from ``self.iteration`` on, without end."""
+        keep_voxels(0)  # what the checks kept was taken by the data sets, or has no room there
         self._draws.first_iteration = self.iteration
         iteration = self.iteration
         for batch in self._loader:

@@ -12,7 +12,7 @@ from pathlib import Path
 from dacal_med.io.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, labelled
-from dacal_med.preparation.formats import NIFTI, WANTED, ImageFile, check_dimensions, find_images
+from dacal_med.preparation.formats import WANTED, ImageFile, check_dimensions, find_images
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.recipe import Choice, Recipe, Request, Role
 from dacal_med.preparation.split import section_blocks, split_patients
@@ -134,7 +134,7 @@ def _patients(domain: str, pairs: Pairs, pattern: str) -> dict[str, str]:
 
 
 def _case(name: str, patient: str, part: Part, image: ImageFile, label: ImageFile | None) -> Case:
-    copied = image.path.name.lower().endswith(NIFTI)
+    copied = image.header.format == "nifti"
     inputs = image.inputs if label is None or part == "target_train" else (*image.inputs, *label.inputs)
     read = None if label is None else labelled(part, label.read)
     return Case(name, patient, part, inputs, image.path if copied else image.read, read)

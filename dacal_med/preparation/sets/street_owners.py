@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from dacal_med.data.images import read_header
 from dacal_med.io.errors import InputError
+from dacal_med.io.reading import read_header
 from dacal_med.preparation import folders
 from dacal_med.preparation.recipe import Owner, Request
 
@@ -94,7 +94,7 @@ def gta5(folder: Path, request: Request) -> list[Frame]:
     folders.require_same(images, labels, root, "image")
     folders.require_count(len(images), GTA5_IMAGES, root, "image(s)", partial=request.partial)
     for key in GTA5_UNFIT & images.keys():
-        if read_header(images[key]).spatial_shape != read_header(labels[key]).spatial_shape:
+        if read_header(images[key]).shape != read_header(labels[key]).shape:
             del images[key]
     return [Frame(f"gta5_{key}", f"gta5_{key}", images[key], labels[key]) for key in images]
 
