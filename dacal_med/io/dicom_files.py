@@ -8,7 +8,7 @@ import logging
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -118,19 +118,35 @@ def series_of_file(file: Path) -> tuple[str, dict[str, str]] | None:
     return None if kind in _DERIVED or (kind and "Rows" not in header) else (uid, found)
 
 
+def grouped(files: Iterable[Path]) -> list[list[tuple[Path, dict[str, str]]]]:
+    """Return the DICOM files among some by their series, in the order of its UID, each with what must stay private.
+
+    Where anonymization gave each slice of a folder a series of its own, they are one again.
+    """
+    series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    for file in files:
+        found = series_of_file(file)
+        if found is not None:
+            series.setdefault(found[0], []).append((file, found[1]))
+    alone: dict[Path, list[str]] = {}
+    for uid, members in series.items():
+        if len(members) == 1 and not uid.startswith("~"):
+            alone.setdefault(members[0][0].parent, []).append(uid)
+    for folder, uids in alone.items():
+        if len(uids) > 1 and all(members[0][0].parent != folder for members in series.values() if len(members) > 1):
+            series[uids[0]] = [series.pop(uid)[0] for uid in uids]
+    return [sorted(members, key=lambda member: member[0]) for _, members in sorted(series.items())]
+
+
 def series_of(folder: Path) -> list[Path]:
     """Return the files of the one series that a folder holds, wherever below it they lie.
 
     Raises:
         InputError: it holds several series or none.
     """
-    series: dict[str, list[Path]] = {}
-    for file in walk(folder):
-        found = series_of_file(file) if is_dicom(file) else None
-        if found is not None:
-            series.setdefault(found[0], []).append(file)
+    series = grouped(file for file in walk(folder) if is_dicom(file))
     if len(series) != 1:
         raise InputError(
             f"{folder}: found {len(series)} DICOM series (a damaged file counts as one); wanted a folder of one"
         )
-    return next(iter(series.values()))
+    return [file for file, _ in series[0]]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dacal_med.io.dicom import open_series
-from dacal_med.io.dicom_files import PERSONAL, is_dicom, is_special, series_of_file, walk
+from dacal_med.io.dicom_files import PERSONAL, grouped, is_dicom, is_special, walk
 from dacal_med.io.errors import InputError
 from dacal_med.io.image import Opened
 from dacal_med.io.reading import image_stem, is_image_file, is_picture, open_file
@@ -97,20 +97,18 @@ def discover(place: str | Path, spatial_dims: int, identify: bool, skip: Path | 
         raise InputError("dataset_dir: found a pipe, socket or device; wanted a file or folder of images")
     files = list(walk(root, None if skip is None else skip.resolve())) if root.is_dir() else [root]
     images: list[Path] = []
-    series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    dicom: list[Path] = []
     root = root if root.is_dir() else root.parent
     for file in files:
         if is_image_file(file):
             if is_picture(file) == (spatial_dims == 2):
                 images.append(file)
         elif is_dicom(file):
-            found = series_of_file(file)
-            if found is not None:
-                series.setdefault(found[0], []).append((file, found[1]))
+            dicom.append(file)
     sources = [Source(_file_stem(file), (file,), False, root, identify) for file in images]
-    for _, members in sorted(series.items()):
+    for members in grouped(dicom):
         secrets = {part for _, found in members for tag in PERSONAL for part in _parts(found.get(tag, ""))}
-        paths = tuple(sorted(file for file, _ in members))
+        paths = tuple(file for file, _ in members)
         stem = _UNSAFE.sub("-", f"{members[0][1].get('PatientID', '')}_{members[0][1].get('SeriesNumber', '')}")
         sources.append(Source(stem.strip("-_") or "series", paths, True, root, identify, tuple(secrets)))
     if not sources:

@@ -96,6 +96,13 @@ def count_pages(path: Path, name: str = "") -> int:
         return 1 if picture.format == "MPO" else pages  # what follows are previews
 
 
+def is_plain(path: Path, name: str) -> bool:
+    """Whether every reader sees a picture alike: gray or RGB without palette, transparency or a turn to be applied."""
+    with _opened(path, name) as picture:
+        turn = picture.getexif().get(_ORIENTATION, 1)
+        return turn == 1 and _mode(picture, name, as_label=False) in ("", picture.mode)
+
+
 def _opened(path: Path, name: str) -> PIL.Image.Image:
     try:
         if path.suffix.lower() == ".gz":

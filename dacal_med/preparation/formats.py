@@ -123,7 +123,7 @@ def _images(path: Path, array: str, option: str, *, sections: bool, labels: bool
     found = []
     for section, opened in enumerate(opens):
         header = opened().header
-        if len(header.shape) == 3 and header.channels != 1:
+        if header.affine is not None and (len(header.shape) != 3 or header.channels != 1):
             shape = (*header.shape, header.channels)
             raise InputError(f"{path}: found shape {shape}; wanted a 3D volume of one channel.")
         found.append(ImageFile(path, key, None if whole else section, header, _inputs(path, key, header), opened))

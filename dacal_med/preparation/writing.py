@@ -16,6 +16,7 @@ import PIL.Image
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import replacing
 from dacal_med.io.image import Header, Image, check_place, on_grid_of
+from dacal_med.io.pictures import is_plain
 from dacal_med.io.reading import is_picture, read_header
 from dacal_med.preparation.cases import Case, Picture, Pixels, Plan, Volume
 from dacal_med.preparation.reading import read_picture
@@ -83,7 +84,9 @@ def _write_image(case: Case, out: Path, *, coloured: bool) -> tuple[Path, Header
         if is_picture(case.image):
             # A header gives width and height, labels have rows and columns.
             header = replace(header, shape=header.shape[::-1])
-            _whole_picture(case.image, coloured=coloured)
+            picture = _whole_picture(case.image, coloured=coloured)
+            if not is_plain(case.image, str(case.image)):
+                return _write(picture, stem), header
         return _copy(case.image, stem), header
     pixels = case.image()
     return _write(pixels, stem), _header(pixels.array, pixels)

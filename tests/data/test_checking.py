@@ -21,8 +21,8 @@ from PIL import Image
 from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
 from dacal_med.data.fingerprint import file_state
-from dacal_med.data.images import read_header, read_image
 from dacal_med.io.errors import InputError
+from dacal_med.io.reading import read_header, read_image
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AFFINE = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -260,12 +260,13 @@ def test_dicom_series_folder(folder: Path) -> None:
     content["target_train"] = [{"image": "series"}]
     (folder / "datalist.json").write_text(json.dumps(content))
     check(folder)
-    voxels, affine = read_image(folder / "series")
+    image = read_image(folder / "series")
+    voxels, affine = image.array, image.header.affine
     assert voxels.shape == (1, 5, 6, 4)
     assert affine is not None
     oriented = voxels[0].transpose(2, 1, 0)
     assert np.array_equal(oriented if affine[2, 2] > 0 else oriented[::-1], array)
-    assert read_header(folder / "series").spacing() == pytest.approx((1.5, 2.0, 4.0))
+    assert read_header(folder / "series").patient_spacing == pytest.approx((1.5, 2.0, 4.0))
 
 
 def test_empty_dicom_folder(folder: Path) -> None:
@@ -288,11 +289,12 @@ def test_nrrd_agrees_with_nifti(folder: Path) -> None:
     same = AFFINE.copy()
     same[:3, 3] = (-4, -5, 6)
     volume(folder / "s_label.nii.gz", labels(), same)
-    voxels, affine = read_image(folder / "s.nrrd")
+    image = read_image(folder / "s.nrrd")
+    voxels, affine = image.array, image.header.affine
     assert np.array_equal(voxels[0], array)
     assert affine == pytest.approx(same)
     found = read_header(folder / "s.nrrd")
-    assert (found.spatial_shape, found.channels) == (SHAPE, 1)
+    assert (found.shape, found.channels) == (SHAPE, 1)
     assert found.affine == pytest.approx(same)
     content = json.loads((folder / "datalist.json").read_text())
     content["source"][0]["image"] = "s.nrrd"
@@ -304,9 +306,9 @@ def test_nrrd_agrees_with_nifti(folder: Path) -> None:
 
 
 def test_unknown_file_type(folder: Path) -> None:
-    (folder / "scan.mha").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"scan\.mha: found a file type that cannot be read; wanted NIfTI"):
-        read_image(folder / "scan.mha")
+    (folder / "scan.mgz").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"scan\.mgz: found a file type that cannot be read; wanted NIfTI"):
+        read_image(folder / "scan.mgz")
 
 
 @pytest.mark.parametrize("kind", ["<i2", ">i2", "<u2", ">f4", "<f8"])
@@ -315,7 +317,7 @@ def test_every_byte_order_is_read(folder: Path, kind: str) -> None:
     image = nib.Nifti1Image(array, AFFINE, nib.Nifti1Header(endianness=">" if kind[0] == ">" else "<"))
     image.set_data_dtype(np.dtype(kind))
     nib.save(image, folder / "x.nii.gz")
-    assert np.array_equal(read_image(folder / "x.nii.gz")[0][0], array)
+    assert np.array_equal(read_image(folder / "x.nii.gz").array[0], array)
 
 
 @pytest.mark.parametrize(
@@ -337,9 +339,9 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose voxels are read from now on."""
     seen: list[str] = []
 
-    def spy(path: str):
+    def spy(path: str, **options: bool):
         seen.append(Path(path).name)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
     return seen
@@ -487,9 +489,9 @@ def test_a_long_check_writes_on_the_way(folder: Path, tmp_path: Path, monkeypatc
         content = json.loads(record.read_text())
         return len(content["images"]) + len(content["labels"])
 
-    def spy(path: str):
+    def spy(path: str, **options: bool):
         kept.append(files() if record.exists() else 0)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
     check(folder, record=record)

@@ -315,7 +315,7 @@ def test_what_is_no_image(tmp_path: Path):
     write_volume(tmp_path, "a", ".mhd", truth())
     assert find(tmp_path) == ["a"]
     for name, message in (
-        ("b.docx", "found a file of an unknown kind; wanted NIfTI"),
+        ("b.docx", "found a file type that cannot be read; wanted NIfTI"),
         ("b.h5", "cannot be read as HDF5"),
         ("b.mha", "cannot be read as an image"),
         ("b.tif", "cannot be read as a picture"),
@@ -332,7 +332,7 @@ def test_what_is_no_image(tmp_path: Path):
 
 def test_images_of_other_shapes_are_refused(tmp_path: Path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5), np.uint8)), str(tmp_path / "flat.mha"))
-    with pytest.raises(InputError, match=r"flat\.mha: found 2 axes and 1 channel\(s\); wanted a volume of one channel"):
+    with pytest.raises(InputError, match=r"flat\.mha: found shape \(5, 4, 1\); wanted a 3D volume of one channel"):
         find(tmp_path)
     (tmp_path / "flat.mha").unlink()
     save(tmp_path / "cine.nii", noise((4, 5, 3, 2)))
