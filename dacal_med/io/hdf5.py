@@ -18,14 +18,14 @@ SUFFIXES = (".h5", ".hdf5", ".hdf")
 _VOXEL_SIZE = "element_size_um"  # (z, y, x) in micrometers, as ilastik and Fiji's HDF5 plugin write it
 
 
-def open_array(path: Path, name: str = "", option: str = "", section: int | None = None) -> Opened:
+def open_array(path: Path, name: str = "", option: str = "", page: int | None = None) -> Opened:
     """Open an array: a picture ``(y, x)``, a volume ``(z, y, x)``, or a section of a volume.
 
     Args:
         path: HDF5 file.
         name: of the array in the file; "" for the only one.
         option: of the command that names it, for messages.
-        section: which ``z`` alone, from 0.
+        page: which ``z`` alone, from 0: a section.
 
     Returns:
         A picture ``(1, x, y)``, or a volume ``(1, x, y, z)`` with the voxel size of the attribute ``element_size_um``,
@@ -36,9 +36,10 @@ def open_array(path: Path, name: str = "", option: str = "", section: int | None
             that is none.
     """
     with _array(path, name, option) as array:
-        flat = array.ndim == 2 or section is not None
+        flat = array.ndim == 2 or page is not None
         shape = tuple(int(n) for n in array.shape[::-1])
-        affine, notes = np.eye(4), ("an HDF5 file without element_size_um has no millimeters: voxels of 1 mm",)
+        affine = np.eye(4)
+        notes: tuple[str, ...] = ("HDF5 without element_size_um has no millimeters: voxels of 1 mm",)
         if not flat and _VOXEL_SIZE in array.attrs:
             given = np.asarray(array.attrs[_VOXEL_SIZE])
             size = given.astype(np.float64) if given.dtype.kind in "iuf" else np.zeros(0)
@@ -50,7 +51,7 @@ def open_array(path: Path, name: str = "", option: str = "", section: int | None
 
     def voxels() -> Array:
         with _array(path, name, option) as array:
-            return np.asarray(array[...] if section is None else array[section]).T[None]
+            return np.asarray(array[...] if page is None else array[page]).T[None]
 
     if flat:
         return Opened(Header(shape[:2], 1, None, "picture"), voxels)

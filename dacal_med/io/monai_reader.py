@@ -84,7 +84,7 @@ class Writer(NibabelWriter):
         """Write the file."""
         super().write(filename, verbose, **options)
         if self.forms is not None:
-            image = nib.load(filename)
+            image: Any = nib.load(filename)
             self.forms.apply(image.header)
             nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, image.header), filename)
 
@@ -93,4 +93,6 @@ def _same_grid(one: Image, other: Image) -> bool:
     first, second = one.header, other.header
     if first.shape != second.shape or (first.affine is None) != (second.affine is None):
         return False
-    return first.affine is None or np.allclose(first.affine, second.affine, atol=1e-3 * min(first.spacing))
+    if first.affine is None or second.affine is None:
+        return True
+    return bool(np.allclose(first.affine, second.affine, atol=1e-3 * min(first.spacing)))

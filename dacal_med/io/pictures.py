@@ -7,7 +7,6 @@ from __future__ import annotations
 import gzip
 import io
 import re
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -168,6 +167,9 @@ def _check_opaque(picture: PIL.Image.Image, name: str) -> None:
     """Refuse pixels through which something else is seen: what value they have is not certain."""
     if "A" not in picture.getbands() and "a" not in picture.getbands() and "transparency" not in picture.info:
         return
-    with suppress(ValueError):  # a transparent color that the mode cannot show
-        if np.asarray(picture.convert("RGBA"))[..., 3].min() < 255:
-            raise InputError(f"{name}: found transparent pixels; wanted an opaque picture")
+    try:
+        opaque = np.asarray(picture.convert("RGBA"))[..., 3].min() == 255
+    except ValueError:  # a transparent color that the mode cannot show
+        return
+    if not opaque:
+        raise InputError(f"{name}: found transparent pixels; wanted an opaque picture")

@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dacal_med.io import hdf5, reading
@@ -103,30 +104,24 @@ def check_dimensions(images: Iterable[ImageFile]) -> int:
 
 def _images(path: Path, array: str, option: str, *, sections: bool, labels: bool) -> list[ImageFile]:
     name = path.name.lower()
-    opens: Sequence[Callable[[], Opened]]
-    if path.is_dir() or not name.endswith((*hdf5.SUFFIXES, *TIFF_SUFFIXES)):
-        opens, whole = [lambda: open_image(path, as_label=labels)], True
-    elif name.endswith(hdf5.SUFFIXES):
-        shape = open_array(path, array, option).header.shape
-        whole = not (sections and len(shape) == 3)
-        numbers = [None] if whole else list(range(shape[2]))
-        opens = [lambda z=z: open_array(path, array, option, z) for z in numbers]
-    else:
-        pages = count_pages(path)
-        whole = pages == 1 or not sections
-        if pages > 1 and whole:
-            opens = [lambda: open_stack(path, str(path), as_label=labels)]
-        else:
-            numbers = [None] if whole else list(range(pages))
-            opens = [lambda k=k: open_picture(path, str(path), as_label=labels, page=k) for k in numbers]
+    numbers: list[int | None] = [None]
+    whole: Callable[..., Opened] = partial(open_image, path, as_label=labels)
+    if not path.is_dir() and name.endswith(hdf5.SUFFIXES):
+        whole = partial(open_array, path, array, option)
+        shape = whole().header.shape
+        numbers = list(range(shape[2])) if sections and len(shape) == 3 else numbers
+    elif not path.is_dir() and name.endswith(TIFF_SUFFIXES) and (pages := count_pages(path)) > 1:
+        whole = partial(open_picture if sections else open_stack, path, str(path), as_label=labels)
+        numbers = list(range(pages)) if sections else numbers
     key = path.name if path.is_dir() else path.stem if name.endswith(hdf5.SUFFIXES) else image_stem(path)
     found = []
-    for section, opened in enumerate(opens):
+    for number in numbers:
+        opened = whole if number is None else partial(whole, page=number)
         header = opened().header
         if header.affine is not None and (len(header.shape) != 3 or header.channels != 1):
             shape = (*header.shape, header.channels)
             raise InputError(f"{path}: found shape {shape}; wanted a 3D volume of one channel.")
-        found.append(ImageFile(path, key, None if whole else section, header, _inputs(path, key, header), opened))
+        found.append(ImageFile(path, key, number, header, _inputs(path, key, header), opened))
     return found
 
 

@@ -70,7 +70,7 @@ def write_case(case: Case, plan: Plan, out: Path) -> Written:
     found = _header(label, pixels)
     check_place(header, str(case.inputs[0]), found, str(where))
     # Rounding apart, the affine of the image is that of the label: written the same, it stays the same.
-    same = Picture(label)
+    same: Pixels = Picture(label)
     if header.affine is not None:
         same = Volume(on_grid_of(header, Image(label[None], found))[0], header.affine)
     label_path = _write(same, out / case.domain / "labels" / case.name)

@@ -20,8 +20,8 @@ from PIL import Image
 
 from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
-from dacal_med.data.fingerprint import file_state
 from dacal_med.io.errors import InputError
+from dacal_med.io.files import file_state
 from dacal_med.io.reading import read_header, read_image
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -317,7 +317,7 @@ def test_what_is_no_image(tmp_path: Path):
     for name, message in (
         ("b.docx", "found a file type that cannot be read; wanted NIfTI"),
         ("b.h5", "cannot be read as HDF5"),
-        ("b.mha", "cannot be read as an image"),
+        ("b.mha", "cannot be read as MetaImage"),
         ("b.tif", "cannot be read as a picture"),
         ("b.nii", "cannot read its header"),
     ):

@@ -198,7 +198,7 @@ def test_uneven_series_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match=r"found 1 slice\(s\); wanted a series of 2 or more"):
         order_slices(files[:1])
     slice_file(files[2], pixels, 10.0, tilt=0.1)
-    with pytest.raises(InputError, match="another direction or size"):
+    with pytest.raises(InputError, match="another direction"):
         order_slices(files)
     files[2].write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"2\.dcm: cannot be read as a DICOM slice"):

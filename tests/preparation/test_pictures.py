@@ -14,9 +14,10 @@ from PIL import Image
 
 from dacal_med.data.split import hold_out
 from dacal_med.io.errors import InputError
+from dacal_med.io.pictures import count_pages
 from dacal_med.io.reading import read_image
 from dacal_med.preparation import find_recipe
-from dacal_med.preparation.reading import count_pages, read_mask, read_picture
+from dacal_med.preparation.reading import read_mask, read_picture
 from dacal_med.preparation.sets.disc_cup import combine_masks
 from tests.preparation.builders import checked, made, names, values_of
 

@@ -23,7 +23,6 @@ from dacal_med.deploy.runtime.calibrated import CalibratedNetwork
 from dacal_med.deploy.runtime.model import background_class
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.io.errors import InputError
-from dacal_med.io.monai_reader import Reader
 from dacal_med.transforms.labels import IGNORE_INDEX, LabelsToChannelsd
 
 VOXELS_PER_CASE = 30_000
@@ -53,7 +52,7 @@ class LabelledCases:
         self._read = Compose(
             [
                 image,
-                LoadImaged("label", reader=Reader(as_label=True), ensure_channel_first=True),
+                LoadImaged("label", reader="dacal_med.io.Reader", as_label=True, ensure_channel_first=True),
                 LabelsToChannelsd("label", datalist.label_values, datalist.ignore_values),
                 # Whatever moved the image's grid moves the label's.
                 ResampleToMatchd("label", key_dst="image", mode="nearest"),

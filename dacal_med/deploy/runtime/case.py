@@ -106,7 +106,7 @@ class Task:
         ) as probabilities:
             labels, trust = self._write(source.name, header, grid, axis, image, probabilities, progress)
         outputs = self.outputs(source.name)
-        if labels is not None:
+        if labels is not None and header.series is not None:
             progress("DICOM SEG", 0.0)
             model = self.model
             target, codes = outputs["dicom_seg"], model.segment_codes
