@@ -44,8 +44,7 @@ def open_picture(path: Path, name: str, *, as_label: bool = False, page: int | N
         if page is None and count_pages(path, name) != 1:
             raise InputError(f"{name}: found a stack of {count_pages(path, name)} pictures; wanted one picture a file")
         _seek(picture, page, name)
-        turned = picture.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-        size = picture.size[::-1] if turned else picture.size
+        size = picture.size[::-1] if _turn(picture, name) in (5, 6, 7, 8) else picture.size
         mode = _mode(picture, name, as_label)
         channels = 3 if mode == "RGB" else 1
         if as_label and mode == "RGB":  # known only once the colors are read
@@ -98,8 +97,7 @@ def count_pages(path: Path, name: str = "") -> int:
 def is_plain(path: Path, name: str) -> bool:
     """Whether every reader sees a picture alike: gray or RGB without palette, transparency or a turn to be applied."""
     with _opened(path, name) as picture:
-        turn = picture.getexif().get(_ORIENTATION, 1)
-        return turn == 1 and _mode(picture, name, as_label=False) in ("", picture.mode)
+        return _turn(picture, name) == 1 and _mode(picture, name, as_label=False) in ("", picture.mode)
 
 
 def _opened(path: Path, name: str) -> PIL.Image.Image:
@@ -116,6 +114,14 @@ def _seek(picture: PIL.Image.Image, page: int | None, name: str) -> None:
         picture.seek(page or 0)
     except (EOFError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"{name}: cannot read page {page or 0} ({told(error)})") from error
+
+
+def _turn(picture: PIL.Image.Image, name: str) -> int:
+    """How a picture is to be turned, as EXIF counts; 1 for not at all."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except Exception as error:  # decoders raise whatever a cut-off file leads them to
+        raise InputError(f"{name}: cannot be read as a picture ({told(error)}); wanted a complete file") from error
 
 
 def _mode(picture: PIL.Image.Image, name: str, as_label: bool) -> str:

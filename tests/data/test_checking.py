@@ -97,9 +97,9 @@ def strange_label(path: Path) -> None:
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("t.nii.gz", halve, "cannot"),
     ("v_label.nii.gz", halve, "cannot"),
-    ("s.nii.gz", lambda path: path.write_bytes(b"not an image"), "cannot read its header"),
-    ("s.nii.gz", lambda path: path.write_bytes(gzip.compress(b"not an image" * 100)), "cannot read its header"),
-    ("s.nii.gz", lambda path: path.write_bytes(b""), "cannot read its header"),
+    ("s.nii.gz", lambda path: path.write_bytes(b"not an image"), "cannot be read as NIfTI"),
+    ("s.nii.gz", lambda path: path.write_bytes(gzip.compress(b"not an image" * 100)), "cannot be read as NIfTI"),
+    ("s.nii.gz", lambda path: path.write_bytes(b""), "cannot be read as NIfTI"),
     ("v_label.nii.gz", lambda path: volume(path, labels((7, 6, 4))), r"found shape \(7, 6, 4\); wanted \(7, 6, 5\)"),
     ("s_label.nii.gz", moved, "lies up to 5 mm away"),
     ("s_label.nii.gz", lambda path: volume(path, labels(), np.diag([1.0, -2, 3, 1])), "mm away"),
@@ -216,7 +216,9 @@ def test_colour_pictures(pictures: Path) -> None:
 
 
 def test_colour_labels_are_refused(pictures: Path) -> None:
-    Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(pictures / "l.png")
+    Image.fromarray(np.eye(6, 9, dtype=np.uint8)[..., None].repeat(3, 2)).save(pictures / "l.png")
+    check(pictures, 2, 3)
+    Image.fromarray(np.eye(6, 9, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3])).save(pictures / "l.png")
     with pytest.raises(InputError, match=r"l\.png: found 3 channels; wanted 1"):
         check(pictures, 2, 3)
 
@@ -258,7 +260,13 @@ def test_dicom_series_folder(folder: Path) -> None:
     assert pydicom.dcmread(folder / "series" / "001.dcm").Modality == "CT"
     content = json.loads((folder / "datalist.json").read_text())
     content["target_train"] = [{"image": "series"}]
+    content["modality"] = {"source": "MR", "target": "MR"}
     (folder / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"'modality' says 'MR' for the target; .*series says 'CT'; wanted one"):
+        check(folder)
+    content["modality"] = {"source": "MR"}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    assert load_datalist(folder).modality == {"source": "MR", "target": "CT"}
     check(folder)
     image = read_image(folder / "series")
     voxels, affine = image.array, image.header.affine
@@ -274,7 +282,7 @@ def test_empty_dicom_folder(folder: Path) -> None:
     content = json.loads((folder / "datalist.json").read_text())
     content["target_train"] = [{"image": "series"}]
     (folder / "datalist.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"{folder / 'series'}: cannot read"):
+    with pytest.raises(InputError, match=f"{folder / 'series'}: found 0 DICOM series"):
         check(folder)
 
 
