@@ -83,7 +83,7 @@ class Task:
         volume = source.read()
         name = source.file_name(0) if source.identify and not source.dicom else "the image"
         check(volume, name, self.spatial_dims, self.in_channels, self.model.modality, self.force)
-        shape, warnings = volume.shape, list(volume.warnings)
+        shape, warnings = volume.shape, [*self.model.warnings, *volume.warnings]
         about = {
             "format": volume.format,
             "shape": list(shape),
