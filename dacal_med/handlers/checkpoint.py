@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 
+from dacal_med.core.weights import load_safely
 from dacal_med.engines.parallel import any_rank, barrier, is_main, world_size
 from dacal_med.engines.trainer import NonFiniteLossError
-from dacal_med.engines.weights import load_safely
 from dacal_med.handlers.soundness import check_parts, not_finite
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import replacing, write_bytes

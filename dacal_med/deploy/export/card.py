@@ -108,9 +108,10 @@ Labelled images of the source domain and unlabelled images of the target domain;
   real images ({shapes}):
   the same label on at least {MIN_SAME_LABELS:.2%} of the voxels, probabilities within {MAX_DIFFERENCE:.0e}.
 - `configs/`: `inference.json`, `metadata.json`, `logging.conf`, `deploy.json` (what is inside `model.ts`).
-- `dacal_site/`: the code that inference needs besides MONAI; no training code.
-- `requirements.txt`, `sbom.cdx.json` (CycloneDX): packages in the versions that the export was made with.
-- `SHA256SUMS`: `python -m dacal_site.checksums` or `sha256sum -c SHA256SUMS` tells whether a file was changed.
+- `wheels/`: the code that the export was made with, which runs it.
+- `requirements.txt` (the wheel and what it needs), `sbom.cdx.json` (CycloneDX): packages in exact versions.
+- `SHA256SUMS`: `python -m dacal_med.deploy.runtime.checksums` or `sha256sum -c SHA256SUMS`, in this folder, tells
+  whether a file was changed.
 """
 
 

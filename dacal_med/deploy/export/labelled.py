@@ -19,10 +19,10 @@ from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import Datalist
 from dacal_med.deploy.export.window_fit import WindowSample
-from dacal_med.deploy.runtime.calibrated import CalibratedNetwork
 from dacal_med.deploy.runtime.model import background_class
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.io.errors import InputError
+from dacal_med.networks import CalibratedNetwork
 from dacal_med.transforms.labels import IGNORE_INDEX, LabelsToChannelsd
 
 VOXELS_PER_CASE = 30_000

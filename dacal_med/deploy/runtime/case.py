@@ -84,7 +84,8 @@ class Task:
         opened = source.open()
         header, shape = opened.header, opened.header.shape
         name = source.file_name(0) if source.identify and not source.dicom else "the image"
-        warnings = check_header(header, name, self.spatial_dims, self.in_channels, self.model.modality, self.force)
+        told = check_header(header, name, self.spatial_dims, self.in_channels, self.model.modality, self.force)
+        warnings = [*self.model.warnings, *told]
         about = {
             "format": header.format,
             "shape": list(shape),

@@ -45,7 +45,7 @@ class SiteInference:
         spatial_dims: of the images.
         in_channels: of the images.
         device: where to compute.
-        force: run on another modality than the model is made for.
+        force: run on another modality, or by another version of dacal_med, than the model is made for.
         identify: name cases after files and patients, and say where they come from.
         dicom_seg: write DICOM SEG for DICOM input; "auto": where highdicom is installed.
     """
@@ -92,16 +92,16 @@ class SiteInference:
         if not self.dataset_dir:
             raise InputError("dataset_dir: not given; wanted --dataset_dir with a folder of images, or one image")
         verify(self.bundle_root)
-        identify = _switch("identify", self.identify)
+        identify, force = _switch("identify", self.identify), _switch("force", self.force)
         check_writable(self.output_dir)
         task = Task(
-            model=Model.load(self.bundle_root, self.model_file, self.network, self.device),
+            model=Model.load(self.bundle_root, self.model_file, self.network, self.device, force),
             preprocessing=Preprocessing.of(self.preprocessing),
             windows=Windows.of(self.inferer),
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
             output_dir=self.output_dir,
-            force=_switch("force", self.force),
+            force=force,
             dicom_seg=self._writes_dicom(),
         )
         sources = discover(self.dataset_dir, self.spatial_dims, identify, skip=self.output_dir)
@@ -123,19 +123,19 @@ class SiteInference:
             check_overrides(sys.argv, self.bundle_root / "configs" / "inference.json")
             summary = self.run()
         except InputError as error:
-            print(f"dacal_site: {error}", file=sys.stderr, flush=True)
+            print(f"dacal_med: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
         failed = summary["failed"]
         print(f"{summary['ok']} of {len(summary['cases'])} case(s) segmented: {self.output_dir / 'summary.json'}")
         if failed:
-            print(f"dacal_site: failed: {', '.join(failed)}", file=sys.stderr, flush=True)
+            print(f"dacal_med: failed: {', '.join(failed)}", file=sys.stderr, flush=True)
             sys.exit(1)
 
     def _case(self, task: Task, source: Source, line: ProgressLine) -> dict[str, Any]:
         case: dict[str, Any] = {"case": source.name, "status": "ok", "error": None}
         try:
             _remove(task.outputs(source.name))  # of an earlier run: they would belong to another result
-            with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".dacal_site_") as scratch:
+            with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".dacal_med_") as scratch:
                 return {**case, **task.run(source, Path(scratch), line.show)}
         except Exception as error:  # one image's trouble, whatever it is, is no other's
             text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -145,7 +145,7 @@ class SiteInference:
                 **case,
                 "status": "failed",
                 "error": source.clean(text),
-                "warnings": [],
+                "warnings": list(task.model.warnings),
                 "input": None,
                 "model": task.model.description(),
                 "trust": None,
