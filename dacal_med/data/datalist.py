@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dacal_med.data.images import is_picture, read_header, read_image
+from dacal_med.data.places import existing, find_place
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
 from dacal_med.io.volumes import LARGEST_MM, SMALLEST_MM
@@ -174,7 +176,7 @@ def load_cases(dataset_dir: str | Path) -> Datalist:
 
 def _file(dataset_dir: str | Path) -> Path:
     """The file that a folder or the file itself stands for."""
-    given = given_path(dataset_dir, "dataset_dir", home=True)
+    given = existing(given_path(dataset_dir, "dataset_dir", home=True))
     return given_path(given if given.suffix == ".json" else given / FILE_NAME, "dataset_dir")
 
 
@@ -253,7 +255,7 @@ def _entries(
             name = item.get(part)
             if not isinstance(name, str) or not name:
                 raise InputError(f"{path}: '{key}'[{number}] has no '{part}' (found {_shown(item)}); wanted a path.")
-            entry[part], there = _place(root, name)
+            entry[part], there = find_place(root, name)
             if not there:
                 absent.append(f"{_shown(entry[part])} ('{key}'[{number}], {part})")
         for part in (GROUP, PATIENT):
@@ -289,16 +291,7 @@ def _optional_name(item: Mapping[str, Any], part: str, where: str) -> str | None
     name = item[part]
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{where} has the {part} {_shown(name)}; wanted a non-empty name.")
-    return name.strip()
-
-
-def _place(root: Path, name: str) -> tuple[str, bool]:
-    """The absolute path of a name in the file, and whether something is there."""
-    try:
-        path = root / Path(name).expanduser()
-        return str(path), path.exists()
-    except (OSError, RuntimeError):  # a name that no file can have, the home of somebody who is unknown
-        return str(root / name), False
+    return unicodedata.normalize("NFC", name.strip())  # as macOS writes it, a patient would be two
 
 
 def _shown(value: Any) -> str:
