@@ -180,22 +180,35 @@ def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     """
     names = [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
     for name in names:
-        if not given_path(name, "config_file").is_file():
-            raise InputError(f"config_file: found no file {name}")
-        try:
-            content = ConfigParser.load_config_file(name)
-        except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
-            problem = " ".join(str(error).split())[:LONGEST]
-            raise InputError(
-                f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
-            ) from error
-        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-            raise InputError(f"{name}: found a {type(content).__name__}, wanted an object with names as keys")
+        read_file(name)
     try:
         merged: dict[str, Any] = ConfigParser.load_config_files(names)
     except Exception as error:  # a key that reaches into what is no object
         raise InputError(f"{', '.join(names)}: cannot be merged ({type(error).__name__}: {error})") from error
     return merged
+
+
+def read_file(name: str) -> dict[str, Any]:
+    """Read one configuration file, or a file of arguments, with its keys as written.
+
+    Args:
+        name: of a JSON or YAML file.
+
+    Raises:
+        InputError: naming the file that is missing, malformed or no object.
+    """
+    if not given_path(name, "config_file").is_file():
+        raise InputError(f"config_file: found no file {name}")
+    try:
+        content = ConfigParser.load_config_file(name)
+    except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
+        problem = " ".join(str(error).split())[:LONGEST]
+        raise InputError(
+            f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{name}: found a {type(content).__name__}, wanted an object with names as keys")
+    return content
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -214,7 +227,7 @@ def check_overrides(argv: Sequence[str]) -> None:
     if not files:
         return
     config = read_config(files)
-    overrides = read_config(typed["args_file"]) if "args_file" in typed else {}
+    overrides = read_file(typed["args_file"]) if "args_file" in typed else {}
     for key, text in typed.items():
         check_value(key, text)
     check_keys(config, [*overrides, *typed])
@@ -311,5 +324,5 @@ def _config_files(typed: Mapping[str, str]) -> list[str]:
     """Return the configuration files that the options of a command line name, those that exist."""
     value: Any = typed.get("config_file")
     if value is None and os.path.isfile(typed.get("args_file", "")):
-        value = read_config(typed["args_file"]).get("config_file")
+        value = read_file(typed["args_file"]).get("config_file")
     return config_files(value)

@@ -126,14 +126,13 @@ def check_texts(config: Mapping[str, Any], typed: Mapping[str, str]) -> None:
             made = made.replace("#", "::") if isinstance(made, str) else made
             raise InputError(f"--{key}: found {text!r}, which monai.bundle reads as {made!r}; wanted {_way(key, text)}")
         _check_home(key, text, f"--{key}")
-    for name, value in config.items():
-        for key, text in _texts(name, value) if name not in typed else ():
-            if _changes(text):
-                raise InputError(
-                    f"{key}: found {text!r} in a file, where MONAI writes '::' for '#'; "
-                    f"wanted {json.dumps(literal(text), ensure_ascii=False)}, or a text without '#'"
-                )
-            _check_home(key, text, key)
+    for key, text in _texts("", {key: value for key, value in config.items() if key not in typed}):
+        if _changes(text):
+            raise InputError(
+                f"{key}: found {text!r} in a file, where MONAI writes '::' for '#'; "
+                f"wanted {json.dumps(literal(text), ensure_ascii=False)}, or a text without '#'"
+            )
+        _check_home(key, text, key)
 
 
 def _way(key: str, text: str) -> str:
@@ -171,7 +170,7 @@ def _texts(key: str, value: object) -> Iterator[tuple[str, str]]:
     elif isinstance(value, Mapping):
         for name, below in value.items():
             if not name.startswith("_"):
-                yield from _texts(f"{key}#{name}", below)
+                yield from _texts(f"{key}#{name}" if key else name, below)
     elif isinstance(value, list | tuple):
         for position, below in enumerate(value):
             yield from _texts(f"{key}#{position}", below)

@@ -27,7 +27,7 @@ _OF_THE_TASK = ("num_classes", "spacing", "roi_size")
 # Keys of `inference.json` that describe a run over a folder and not the network.
 _OF_THE_RUN = (
     *("task_file", "task", "model_file", "dataset_dir", "file_patterns", "datalist", "bundle_root"),
-    *("network", "dataset", "dataloader", "handlers", "evaluator", "run", "initialize", "evaluate", "paths"),
+    *("network", "dataset", "dataloader", "handlers", "evaluator", "run", "initialize", "evaluate", "check_paths"),
 )
 
 

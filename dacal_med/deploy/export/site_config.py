@@ -57,7 +57,9 @@ def as_site_config(inference: Mapping[str, Any], task: Mapping[str, Any]) -> dic
     Returns:
         The configuration, ready for JSON.
     """
-    config = {key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task", "paths")}
+    config = {
+        key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task", "check_paths")
+    }
     if task:
         config["task"] = dict(task)
     config["network_def"] = at_a_site(config["network_def"])
