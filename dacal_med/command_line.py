@@ -89,10 +89,12 @@ def as_typed(key: str, value: str | Path) -> str:
         value: what the configuration holds, which is returned where nothing was typed, or an expression or reference.
 
     Raises:
-        InputError: for a path of a file of arguments or a configuration that held ``#``.
+        InputError: for an option without a path, and for one of a file of arguments or a configuration that held ``#``.
     """
     typed = options(sys.argv[1:]) if os.path.join("monai", "bundle") in sys.argv[0] else {}
     text = typed.get(key)
+    if text == "True":
+        raise InputError(f"--{key}: found no path after it, or True; wanted one, such as ./True")
     if text is not None and not _LOOKED_UP.fullmatch(text):
         return os.path.expanduser(text)
     value = str(value)

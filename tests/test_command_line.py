@@ -104,5 +104,8 @@ def test_a_path_is_taken_from_the_command_line_of_monai_alone(monkeypatch):
     assert as_typed("model_file", "m.pt") == "m.pt"
     with pytest.raises(InputError, match=r"model_file: found 'm::1\.pt'"):
         as_typed("model_file", "m::1.pt")
+    monkeypatch.setattr(sys, "argv", [PROGRAM, "run", "--output_dir", "--dataset_dir", "study"])
+    with pytest.raises(InputError, match="--output_dir: found no path after it"):
+        as_typed("output_dir", True)
     monkeypatch.setattr(sys, "argv", ["script.py", "--dataset_dir", "mine"])
     assert as_typed("dataset_dir", "theirs") == "theirs"

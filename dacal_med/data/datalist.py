@@ -272,7 +272,8 @@ def _entries(
         )
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
+        windows = "; wanted paths from this folder, with '/' between folders" if "\\" in absent[0] else ""
+        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}{windows}.")
     for number, entry in enumerate(entries):
         if "label" in entry and os.path.samefile(entry["image"], entry["label"]):
             raise InputError(
