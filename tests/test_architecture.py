@@ -18,6 +18,7 @@ RANKS = {
     "site": -1,
     "errors": 0,
     "kinds": 0,
+    "command_line": 1,
     "explanations": 5,
     "core": 1,
     "transforms": 2,

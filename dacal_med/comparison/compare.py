@@ -17,6 +17,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from dacal_med.bundle import check_overrides, read_config
+from dacal_med.command_line import literal
 from dacal_med.comparison.aggregate import collect, pooled_tables, read_metrics, run_folder
 from dacal_med.comparison.document import write_comparison
 from dacal_med.comparison.facts import describe_run
@@ -114,7 +115,8 @@ class Comparison:
         check_overrides(["--config_file", str(list(self.config_files)), *self._words()])
         # As `monai.bundle run` reads its command line; the bundle's folder is that of its configuration.
         root = Path(self.config_files[0]).resolve().parent.parent
-        parser.update({"bundle_root": str(root), **{key: DefaultParseValue(value) for key, value in self.overrides}})
+        parser.update({"bundle_root": literal(root)})
+        parser.update({key: DefaultParseValue(value) for key, value in self.overrides})
         return parser
 
     def _check_keys(self, methods: Sequence[Method]) -> None:
@@ -163,7 +165,7 @@ class Comparison:
         extra: list[str] = []
         if shared is not None and method.name not in (SHARED, ORACLE):
             following = (f"{SHARED}, seed {seed}",)
-            extra = ["--fork_from", str(shared)]
+            extra = ["--fork_from", literal(shared)]
         name = f"{method.name}, seed {seed}" + (f", {part}" if part else "")
         command, files = self._command(folder, overlay, folder / "model.pt", seed, dataset)
         return Job(name, folder, (*command, *extra), ("--resume", "true"), following=following, inputs=files)
@@ -174,7 +176,7 @@ class Comparison:
             **method.overrides,
             "calibration": {
                 "_target_": "dacal_med.comparison.posthoc.PostHocCalibration",
-                "folders": {name: str(run_folder(self.folder, f"{method.name}+{name}", seed)) for name in names},
+                "folders": {name: literal(run_folder(self.folder, f"{method.name}+{name}", seed)) for name in names},
                 "evaluator": "@validate#evaluator",
                 "network": "@network",
                 "held_out": "@held_out_dataset",
@@ -199,7 +201,8 @@ class Comparison:
         write_json(file, dict(overlay))
         files = [*self.config_files, str(file)]
         line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
-        line += ["--output_dir", str(folder), "--model_file", str(model), "--dataset_dir", dataset, "--seed", str(seed)]
+        line += ["--output_dir", literal(folder), "--model_file", literal(model)]
+        line += ["--dataset_dir", literal(dataset), "--seed", str(seed)]
         line += [word for key, value in self.overrides if key != "dataset_dir" for word in (f"--{key}", value)]
         return tuple(line), tuple(map(Path, files))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from dacal_med.data.places import existing, find_place
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
 from dacal_med.io.image import LARGEST_MM, SMALLEST_MM
@@ -177,7 +179,7 @@ def load_cases(dataset_dir: str | Path) -> Datalist:
 
 def _file(dataset_dir: str | Path) -> Path:
     """The file that a folder or the file itself stands for."""
-    given = given_path(dataset_dir, "dataset_dir", home=True)
+    given = existing(given_path(dataset_dir, "dataset_dir", home=True))
     return given_path(given if given.suffix == ".json" else given / FILE_NAME, "dataset_dir")
 
 
@@ -256,7 +258,7 @@ def _entries(
             name = item.get(part)
             if not isinstance(name, str) or not name:
                 raise InputError(f"{path}: '{key}'[{number}] has no '{part}' (found {_shown(item)}); wanted a path.")
-            entry[part], there = _place(root, name)
+            entry[part], there = find_place(root, name)
             if not there:
                 absent.append(f"{_shown(entry[part])} ('{key}'[{number}], {part})")
         for part in (GROUP, PATIENT):
@@ -273,7 +275,8 @@ def _entries(
         )
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
+        windows = "; wanted paths from this folder, with '/' between folders" if "\\" in absent[0] else ""
+        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}{windows}.")
     for number, entry in enumerate(entries):
         if "label" in entry and os.path.samefile(entry["image"], entry["label"]):
             raise InputError(
@@ -292,16 +295,7 @@ def _optional_name(item: Mapping[str, Any], part: str, where: str) -> str | None
     name = item[part]
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{where} has the {part} {_shown(name)}; wanted a non-empty name.")
-    return name.strip()
-
-
-def _place(root: Path, name: str) -> tuple[str, bool]:
-    """The absolute path of a name in the file, and whether something is there."""
-    try:
-        path = root / Path(name).expanduser()
-        return str(path), path.exists()
-    except (OSError, RuntimeError):  # a name that no file can have, the home of somebody who is unknown
-        return str(root / name), False
+    return unicodedata.normalize("NFC", name.strip())  # as macOS writes it, a patient would be two
 
 
 def _shown(value: Any) -> str:

@@ -19,6 +19,7 @@ from torch import nn
 
 from dacal_med import __version__
 from dacal_med.bundle import check_overrides
+from dacal_med.command_line import literal
 from dacal_med.handlers.weights import load_weights
 from dacal_med.io.errors import InputError
 
@@ -27,7 +28,7 @@ _OF_THE_TASK = ("num_classes", "spacing", "roi_size")
 # Keys of `inference.json` that describe a run over a folder and not the network.
 _OF_THE_RUN = (
     *("task_file", "task", "model_file", "dataset_dir", "file_patterns", "datalist", "bundle_root"),
-    *("network", "dataset", "dataloader", "handlers", "evaluator", "run", "initialize", "evaluate"),
+    *("network", "dataset", "dataloader", "handlers", "evaluator", "run", "initialize", "evaluate", "check_paths"),
 )
 
 
@@ -94,7 +95,7 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     parser = ConfigParser(inference)
     # The training run has keys that inference lacks; the bundle's guess of its folder looks at the working directory.
     parser.update({key: value for key, value in values.items() if key.split("#")[0] in inference})
-    parser.update({"bundle_root": str(bundle), "model_file": str(model_file)})
+    parser.update({"bundle_root": literal(bundle), "model_file": literal(model_file)})
     parser["network_def"] = without_pretraining(parser["network_def"])
     parser.parse()
     written_out = {key: plainly(parser.get_parsed_content(key)) for key in _OF_THE_TASK}

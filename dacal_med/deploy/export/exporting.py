@@ -12,6 +12,7 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import Tensor
 
+from dacal_med.command_line import literal
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.deploy.export.card import model_card
 from dacal_med.deploy.export.checking import Agreement, check_formats, smallest_image
@@ -152,5 +153,5 @@ class Export:
         if self.dataset_dir is not None:
             return self.dataset_dir if (self.dataset_dir / FILE_NAME).is_file() else None
         train = ConfigParser(ConfigParser.load_config_file(str(deployed.bundle / CONFIGS / "train.json")))
-        train.update({"bundle_root": str(deployed.bundle)})
+        train.update({"bundle_root": literal(deployed.bundle)})
         return Path(train.get_parsed_content("dataset_dir"))

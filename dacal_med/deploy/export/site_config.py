@@ -54,7 +54,9 @@ def as_site_config(inference: Mapping[str, Any], task: Mapping[str, Any]) -> dic
     Returns:
         The configuration, ready for JSON.
     """
-    config = {key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task")}
+    config = {
+        key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task", "check_paths")
+    }
     if task:
         config["task"] = dict(task)
     config.update(

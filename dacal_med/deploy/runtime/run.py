@@ -19,6 +19,7 @@ from monai import bundle
 from monai.transforms import Compose
 from torch import nn
 
+from dacal_med.command_line import as_typed
 from dacal_med.deploy.runtime import dicom_seg
 from dacal_med.deploy.runtime.case import Task
 from dacal_med.deploy.runtime.checksums import verify
@@ -68,8 +69,8 @@ class SiteInference:
     ) -> None:
         self.bundle_root = Path(bundle_root)
         self.dataset_dir = dataset_dir
-        self.output_dir = Path(output_dir)
-        self.model_file = Path(model_file)
+        self.output_dir = Path(str(output_dir))
+        self.model_file = Path(str(model_file))
         self.network = network
         self.preprocessing = preprocessing
         self.inferer = inferer
@@ -121,6 +122,10 @@ class SiteInference:
         """Run as a command: 0 if all went well, 1 if a case failed, 2 if nothing could be run."""
         try:
             check_overrides(sys.argv, self.bundle_root / "configs" / "inference.json")
+            # Not what Fire and MONAI made of them.
+            self.dataset_dir = as_typed("dataset_dir", self.dataset_dir)
+            self.output_dir = Path(as_typed("output_dir", self.output_dir))
+            self.model_file = Path(as_typed("model_file", self.model_file))
             summary = self.run()
         except InputError as error:
             print(f"dacal_med: {error}", file=sys.stderr, flush=True)

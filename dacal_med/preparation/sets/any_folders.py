@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -58,12 +59,12 @@ def parse_table(text: str, option: str) -> LabelTable:
 def _searcher(pattern: str, option: str) -> Callable[[ImageFile], str]:
     """Return what gives the part of a file's key that a pattern finds, its first group if it has one."""
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(unicodedata.normalize("NFC", pattern))
     except re.error as error:
         raise InputError(f"{option}: found {pattern!r}, {error}; wanted a regular expression.") from error
 
     def search(image: ImageFile) -> str:
-        match = compiled.search(image.key)
+        match = compiled.search(unicodedata.normalize("NFC", image.key))  # umlauts as macOS writes them are the same
         found = None if match is None else match.group(1 if compiled.groups else 0)
         if not found:
             raise InputError(

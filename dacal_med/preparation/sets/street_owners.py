@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
@@ -193,7 +194,7 @@ def _labels(folder: Path, images: dict[str, Path], suffix: str) -> dict[str, Pat
     if missing:
         place = missing[0].parent
         stem = missing[0].name.removesuffix(suffix)
-        others = sorted(path.name for path in place.glob(f"{stem}*")) if place.is_dir() else []
+        others = sorted(path.name for path in place.glob(f"{escape(stem)}*")) if place.is_dir() else []
         raise InputError(
             f"{missing[0]}: no such file, {len(missing)} of {len(found)} labels are missing; found "
             f"{', '.join(others) or 'nothing else of this image'}; wanted label ids as the owners ship them."
