@@ -82,13 +82,13 @@ class Comparison:
             raise InputError(f"--seeds: found {list(self.seeds)}, wanted at least one, each once")
         config = self._config()
         methods = fit_to_host(methods, config.get("host"))
-        check_writable(self.folder)
         datalist: Datalist = config.get_parsed_content("datalist")
         if len(datalist.target_val) < FOLDS:
             raise InputError(
                 f"{datalist.root}: 'target_val' has {len(datalist.target_val)} labelled case(s), wanted at least "
                 f"{FOLDS}: methods are compared on them, and a spread over cases needs two"
             )
+        check_writable(self.folder)
         with _alone_in(self.folder):
             jobs = self._jobs(methods, config)
             outcomes = run_jobs(list(jobs.values()), max_parallel)

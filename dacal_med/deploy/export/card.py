@@ -121,7 +121,10 @@ def _data(data: str | None) -> str:
 
 def _measured(scores: Mapping[str, Any] | None, names: Sequence[str]) -> str:
     if scores is None:
-        return "Nothing: no scores came with the weights. Neither Dice nor calibration of this network is known."
+        return (
+            "Nothing: no scores came with the weights, or their run had no labelled target cases. Neither Dice nor "
+            "calibration of this network is known."
+        )
     cases = scores.get("per_case", {})
     number = max((entry["n"] for entry in cases.values()), default=0)
     lines = [

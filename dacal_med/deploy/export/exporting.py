@@ -140,7 +140,10 @@ class Export:
         found = self.metrics_file or next((path for path in places if path.is_file()), None)
         if found is None:
             return None
-        scores = read_json(found).get("after")
+        content = read_json(found)
+        scores = content.get("after")
+        if scores is None and "after" in content:  # the run had no labelled target cases
+            return None
         if not isinstance(scores, dict) or list(scores.get("per_class", {})) != list(deployed.class_names):
             raise InputError(
                 f"{found}: found no scores of the classes {', '.join(deployed.class_names)} under 'after', "

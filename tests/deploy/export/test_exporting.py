@@ -125,6 +125,9 @@ def test_scores_of_other_classes(run, tmp_path):
     wrong.write_text('{"after": {"per_class": {"background": {}, "liver": {}}}}')
     with pytest.raises(InputError, match=r"metrics.json: found no scores of the classes background, mitochondria"):
         exported(FIRST, run, tmp_path / "site", metrics_file=wrong).run()
+    wrong.write_text("{}")
+    with pytest.raises(InputError, match=r"metrics.json: found no scores"):
+        exported(FIRST, run, tmp_path / "site", metrics_file=wrong).run()
 
 
 def test_without_scores_and_datalist_the_card_says_so(run, tmp_path, here):
@@ -132,6 +135,7 @@ def test_without_scores_and_datalist_the_card_says_so(run, tmp_path, here):
     alone.mkdir()
     for name in ("model.pt", "model.json"):
         shutil.copy(run.parent / name, alone)
+    (alone / "metrics.json").write_text('{"before": null, "after": null}')  # of a run without labelled target cases
     images = run.parent / "data" / "b" / "images"
     exported(FIRST, alone / "model.pt", tmp_path / "site", dataset_dir=images).run()
     card = (tmp_path / "site" / "docs" / "README.md").read_text()
