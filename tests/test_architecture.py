@@ -7,10 +7,8 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dacal_med"
@@ -48,12 +46,14 @@ FORBIDDEN_MODULES = {"pickle", "cloudpickle", "dill", "joblib", "shelve"}
 
 
 def sources(*folders: str) -> list[Path]:
-    return sorted(path for folder in folders for path in (ROOT / folder).rglob("*.py"))
+    found = {folder: sorted((ROOT / folder).rglob("*.py")) for folder in folders}
+    assert all(found.values()), found
+    return [path for paths in found.values() for path in paths]
 
 
-def in_files(*folders: str) -> pytest.MarkDecorator:
-    files = sources(*folders)
-    return pytest.mark.parametrize("path", files, ids=[str(file.relative_to(ROOT)) for file in files])
+def wrong_files(rule: Callable[[Path], object], *folders: str) -> dict[str, object]:
+    """Return by file what breaks a rule; a rule returns what is wrong, and something empty where nothing is."""
+    return {str(path.relative_to(ROOT)): wrong for path in sources(*folders) if (wrong := rule(path))}
 
 
 def room_of(path: Path) -> str | None:
@@ -110,11 +110,12 @@ def test_every_room_has_a_rank():
     assert rooms <= RANKS.keys(), f"give these rooms a rank here and a line in CONTRIBUTING.md: {rooms - RANKS.keys()}"
 
 
-@in_files("dacal_med")
-def test_imports_go_only_upward(path: Path):
-    room = room_of(path)
-    if room is not None:
-        assert upward_violations(room, imports_of(path)) == []
+def test_imports_go_only_upward():
+    def rule(path: Path) -> list[str]:
+        room = room_of(path)
+        return [] if room is None else upward_violations(room, imports_of(path))
+
+    assert wrong_files(rule, "dacal_med") == {}
 
 
 def test_the_import_rule_finds_violations():
@@ -138,44 +139,57 @@ def late():
     ]
 
 
-@in_files("dacal_med/core")
-def test_core_is_plain_pytorch(path: Path):
-    assert {name.split(".")[0] for name in imports_of(path)}.isdisjoint({"monai", "ignite"})
+def test_core_is_plain_pytorch():
+    def rule(path: Path) -> set[str]:
+        return {name.split(".")[0] for name in imports_of(path)} & {"monai", "ignite"}
+
+    assert wrong_files(rule, "dacal_med/core") == {}
 
 
-@in_files("dacal_med/core")
-def test_core_knows_no_application(path: Path):
-    words = re.findall(r"[A-Za-z]+", path.read_text(encoding="utf-8"))
-    assert {word for word in words if word in ABBREVIATIONS or word.lower().removesuffix("s") in WORDS} == set()
+def test_core_knows_no_application():
+    def rule(path: Path) -> set[str]:
+        words = re.findall(r"[A-Za-z]+", path.read_text(encoding="utf-8"))
+        return {word for word in words if word in ABBREVIATIONS or word.lower().removesuffix("s") in WORDS}
+
+    assert wrong_files(rule, "dacal_med/core") == {}
 
 
-@in_files("dacal_med/deploy/runtime")
-def test_the_site_needs_only_what_it_installs(path: Path):
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    inside = ("",) * len(path.relative_to(PACKAGE).parent.parts)
-    absolute = {name.split(".")[0] for name in imports(tree, inside) if not name.startswith(".")}
-    assert absolute - set(sys.stdlib_module_names) <= SITE_PACKAGES
+def test_the_site_needs_only_what_it_installs():
+    def rule(path: Path) -> set[str]:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        inside = ("",) * len(path.relative_to(PACKAGE).parent.parts)
+        absolute = {name.split(".")[0] for name in imports(tree, inside) if not name.startswith(".")}
+        return absolute - set(sys.stdlib_module_names) - SITE_PACKAGES
+
+    assert wrong_files(rule, "dacal_med/deploy/runtime") == {}
 
 
-@in_files("dacal_med", "scripts")
-def test_files_stay_short(path: Path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+def test_files_stay_short():
+    def rule(path: Path) -> int:
+        return max(0, len(path.read_text(encoding="utf-8").splitlines()) - MAX_LINES)
+
+    assert wrong_files(rule, "dacal_med", "scripts") == {}
 
 
-@in_files("dacal_med", "scripts", "tests")
-def test_files_have_licence_and_docstring(path: Path):
-    text = path.read_text(encoding="utf-8")
-    text = text.partition("\n")[2] if text.startswith("#!") else text
-    assert text.startswith(HEADER)
-    assert ast.get_docstring(ast.parse(text))
+def test_files_have_licence_and_docstring():
+    def rule(path: Path) -> bool:
+        text = path.read_text(encoding="utf-8")
+        text = text.partition("\n")[2] if text.startswith("#!") else text
+        return not (text.startswith(HEADER) and ast.get_docstring(ast.parse(text)))
+
+    assert wrong_files(rule, "dacal_med", "scripts", "tests") == {}
 
 
-@in_files("dacal_med", "scripts")
-def test_nothing_unpickles(path: Path):
-    assert {name.split(".")[0] for name in imports_of(path)}.isdisjoint(FORBIDDEN_MODULES)
-    assert not re.search(r"weights_only\s*=\s*False", path.read_text(encoding="utf-8"))
+def test_nothing_unpickles():
+    def rule(path: Path) -> list[str]:
+        modules = {name.split(".")[0] for name in imports_of(path)} & FORBIDDEN_MODULES
+        return [*modules, *re.findall(r"weights_only\s*=\s*False", path.read_text(encoding="utf-8"))]
+
+    assert wrong_files(rule, "dacal_med", "scripts") == {}
 
 
-@in_files("dacal_med", "scripts")
-def test_nothing_asks_for_three_axes(path: Path):
-    assert re.findall(r"if .*dims == 3", path.read_text(encoding="utf-8")) == []
+def test_nothing_asks_for_three_axes():
+    def rule(path: Path) -> list[str]:
+        return re.findall(r"if .*dims == 3", path.read_text(encoding="utf-8"))
+
+    assert wrong_files(rule, "dacal_med", "scripts") == {}

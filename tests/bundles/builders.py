@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dacal_med.data import ensure_phantom
 from dacal_med.data.phantom_kinds import KINDS
@@ -111,15 +112,21 @@ BUNDLES = {
         ),
     )
 }
-# One of those of streets for all: their network is the same, and its conversion takes half a minute.
+# One of those of streets for all: their network is the same.
 EXPORTED = {name: bundle for name, bundle in BUNDLES.items() if not bundle.streets or name == "dacal_gta2cityscapes"}
-FIRST = BUNDLES["dacal_ct2mr"]
+FIRST, STREETS = BUNDLES["dacal_ct2mr"], BUNDLES["dacal_gta2cityscapes"]
 BUNDLE, CONFIGS, TINY, QUICK = FIRST.folder, FIRST.configs, FIRST.tiny, FIRST.quick
 # The same in every bundle, byte by byte.
 PUBLISHED = ("published.json", "published_hrda.json", "published_mic.json", "published_inference.json")
 # The same in every medical bundle, but for the size of HRDA's crops.
 HOST_OVERLAYS = ("mic.json", "daformer.json", "hrda.json")
 SHARED = ("evaluate.json", "hard_labels.json", "source_only.json", "multi_gpu_train.json", "logging.conf")
+
+
+REGIONS = {
+    "dacal_brats": ["whole tumour", "tumour core", "enhancing tumour"],
+    "dacal_fundus": ["whole disc", "optic cup"],
+}
 
 
 def configs(*names: str, bundle: Bundle = FIRST) -> str | list[str]:
@@ -139,8 +146,26 @@ def command(*names: str, relative_to: Path | None = None, bundle: Bundle = FIRST
     return line
 
 
-def run(
-    line: list[str], folder: Path, environment: Mapping[str, str], timeout: float = 600
-) -> subprocess.CompletedProcess[str]:
-    """Run a command line in a folder."""
-    return subprocess.run(line, cwd=folder, env=dict(environment), capture_output=True, text=True, timeout=timeout)
+def check_outputs(bundle: Bundle, folder: Path, stdout: str, stderr: str) -> None:
+    """Check all that a training of four iterations promises to write and say."""
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib", "skipped"}
+    assert list(metrics["after"]["per_class"]) == bundle.classes
+    assert list(metrics["after"].get("regions", {})) == REGIONS.get(bundle.name, [])
+    assert metrics["before"]["voxels"] == metrics["after"]["voxels"] > 0
+    checkpoints = [f"checkpoint_iteration={iteration}.pt" for iteration in (2, 4)]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == checkpoints
+    assert list(folder.glob("events.out.tfevents.*"))
+    assert (folder / "cases.csv").is_file()
+    assert (folder / "reliability.png").is_file()
+    task = json.loads((folder / "model.json").read_text())
+    assert task["num_classes"] == len(bundle.classes)
+    assert task["seed"] == 0
+    spacing = (1.0, 1.0)
+    if not bundle.streets:
+        spacing = KINDS[bundle.kind].spacing(bundle.phantom.get("spacing_mm")) or spacing
+    assert task["spacing"] == pytest.approx(spacing, rel=0.1)
+    # Streets have no background: everything is foreground.
+    assert ("foreground ECE" in stdout) != bundle.streets
+    assert "4/4" in stderr
+    assert "Traceback" not in stderr

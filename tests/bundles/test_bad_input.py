@@ -6,17 +6,15 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
 from pathlib import Path
 
-import monai.bundle
 import nibabel as nib
 import numpy as np
 import pytest
 
-from dacal_med.explanations import input_error_in
-from tests.bundles.builders import QUICK, command, configs, run
+from tests.bundles.builders import QUICK, command
 from tests.conftest import ROOT
+from tests.processes import run, run_here
 
 
 @pytest.fixture
@@ -26,22 +24,18 @@ def dataset(phantom, tmp_path):
 
 
 @pytest.fixture
-def refusal(monkeypatch, tmp_path):
+def refusal(tmp_path):
     """Start the training, which must be refused; return the message."""
 
     def start(dataset_dir, names=("train",), **overrides):
         out = tmp_path / "out"
-        options = {**QUICK, "dataset_dir": str(dataset_dir), "output_dir": str(out), **overrides}
-        options.setdefault("model_file", str(out / "model.pt"))
-        monkeypatch.setattr(sys, "argv", command(*names, **options)[2:])
-        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-        with pytest.raises(Exception) as caught:  # MONAI wraps what a configuration raises
-            monai.bundle.run(config_file=configs(*names), **options)
-        error = input_error_in(caught.value)
-        assert error is not None, caught.value
+        options = {**QUICK, "dataset_dir": dataset_dir, "output_dir": out, "model_file": out / "model.pt", **overrides}
+        done = run_here(command(*names, **options))
+        _, told, message = done.stderr.partition("\ndacal_med: ")
+        assert done.returncode == 1 and told and "Traceback" not in done.stderr, done.stderr
         assert not list(out.glob("checkpoints/*.pt"))
         assert not (out / "model.pt").exists()
-        return str(error)
+        return message
 
     return start
 
@@ -203,11 +197,11 @@ def test_weights_of_another_network(refusal, trained, phantom, tmp_path):
     assert "no weights at" in message
 
 
-def test_the_user_reads_one_message_and_no_traceback(phantom, tmp_path, subprocess_environment):
+def test_the_user_reads_one_message_and_no_traceback(phantom, tmp_path, subprocess_environment, monkeypatch):
     line = command("train", **QUICK, dataset_dir=phantom, output_dir=tmp_path, **{"labeller#name": "sotf"})
     done = run(line, ROOT, subprocess_environment)
     assert done.returncode != 0
     assert "Traceback" not in done.stderr
     assert done.stderr.rstrip().splitlines()[-1].startswith("dacal_med: labeller: found 'sotf'")
-    done = run(line, ROOT, {**subprocess_environment, "DACAL_MED_TRACEBACK": "1"})
-    assert "Traceback" in done.stderr
+    monkeypatch.setenv("DACAL_MED_TRACEBACK", "1")
+    assert "Traceback" in run_here(line).stderr

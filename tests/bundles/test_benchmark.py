@@ -11,6 +11,7 @@ import pytest
 
 from dacal_med.cli import main
 from tests.bundles.builders import BUNDLES, FIRST
+from tests.processes import jobs_here
 
 BUNDLE = BUNDLES["dacal_em"]
 
@@ -41,7 +42,8 @@ def line(bundle, data, *options, **overrides):
     return ["benchmark", str(bundle), "--data-root", str(data), *options, *given]
 
 
-def test_runs_the_published_settings_goes_on_and_stands_beside_the_numbers(bundle, grouped, capsys):
+def test_runs_the_published_settings_goes_on_and_stands_beside_the_numbers(bundle, grouped, capsys, monkeypatch):
+    jobs_here(monkeypatch)
     options = ["--methods", "source_only", "--seeds", "3"]
     assert main(line(bundle, grouped, *options)) == 0
     text = capsys.readouterr().out

@@ -5,16 +5,14 @@
 from __future__ import annotations
 
 import json
-import sys
 
-import monai.bundle
 import numpy as np
 import pytest
 
 from dacal_med.io.reading import read_image
-from tests.bundles.builders import BUNDLES, command, configs
+from tests.bundles.builders import STREETS, command
+from tests.processes import run_here
 
-BUNDLE = BUNDLES["dacal_gta2cityscapes"]
 THINGS = ["car", "pedestrian"]
 
 
@@ -31,11 +29,11 @@ def few(shared_data, tmp_path):
     return content
 
 
-def test_every_class_is_measured_over_the_pixels_that_are_not_ignored(few, tmp_path, monkeypatch):
+def test_every_class_is_measured_over_the_pixels_that_are_not_ignored(few, tmp_path):
     subsets = {"2 classes": [name for name in few["labels"].values() if name.lower() in THINGS]}
     assert len(subsets["2 classes"]) == 2
     options = {
-        **BUNDLE.quick,
+        **STREETS.quick,
         "roi_size": [80, 64],
         "dataset_dir": str(tmp_path),
         "output_dir": str(tmp_path / "out"),
@@ -44,9 +42,8 @@ def test_every_class_is_measured_over_the_pixels_that_are_not_ignored(few, tmp_p
         "validate#evaluator#class_subsets": subsets,
         "validate#inferer": {"_target_": "dacal_med.engines.ResizingInferer", "scale": 0.5},
     }
-    monkeypatch.setattr(sys, "argv", command("train", bundle=BUNDLE, **options)[2:])
-    monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-    monai.bundle.run(config_file=configs("train", bundle=BUNDLE), **options)
+    done = run_here(command("train", bundle=STREETS, **options))
+    assert done.returncode == 0, done.stderr[-3000:]
     after = json.loads((tmp_path / "out" / "metrics.json").read_text())["after"]
 
     labels = [read_image(entry["label"]).array for entry in few["target_val"]]

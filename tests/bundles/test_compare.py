@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,8 @@ from filelock import FileLock
 
 from dacal_med.cli import main
 from dacal_med.handlers.sums import load_sums
-from tests.bundles.builders import CONFIGS, QUICK, run
-from tests.conftest import ROOT
+from tests.bundles.builders import CONFIGS, QUICK
+from tests.processes import jobs_here, run
 
 METHODS = ["source_only", "hard", "hard+ts", "hard+pseudocal", "soft", "target_oracle"]
 
@@ -29,15 +28,16 @@ def line(folder: Path, dataset: str, *methods: str, **options: object) -> list[s
 
 
 @pytest.fixture(scope="module")
-def compared(tmp_path_factory, phantom) -> Iterator[Path]:
+def compared(tmp_path_factory, phantom) -> Path:
     """A comparison in which ``soft`` fails: its checkpoints have nowhere to go."""
     folder = tmp_path_factory.mktemp("compare")
     blocked = folder / "runs" / "soft" / "seed_0" / "checkpoints"
     blocked.parent.mkdir(parents=True)
     blocked.write_text("not a folder")
-    status = main([*line(folder, phantom, *METHODS), "--jobs", "2"])
-    assert status == 1
-    yield folder
+    with pytest.MonkeyPatch.context() as patch:
+        jobs_here(patch)
+        assert main([*line(folder, phantom, *METHODS), "--jobs", "2"]) == 1
+    return folder
 
 
 def test_methods_that_worked_have_results_and_the_failed_one_its_reason(compared):
@@ -84,7 +84,7 @@ def test_the_oracle_s_folds_are_put_together_in_the_order_of_the_cases(compared)
 
 
 def test_the_same_command_goes_on_where_it_was(compared, phantom, capsys):
-    """Only the failed run is tried again, here with its obstacle removed."""
+    """Only the failed run is tried again, here with its obstacle removed and in a process of its own."""
     before = (compared / "runs" / "hard" / "seed_0" / "metrics.json").stat().st_mtime_ns
     (compared / "runs" / "soft" / "seed_0" / "checkpoints").unlink()
     assert main([*line(compared, phantom, *METHODS), "--jobs", "2"]) == 0
@@ -133,9 +133,10 @@ def test_one_target_case_is_too_few(tmp_path, phantom, capsys):
     assert "'target_val' has 1 labelled case(s), wanted at least 2" in capsys.readouterr().err
 
 
-def test_it_is_a_command(tmp_path, subprocess_environment):
-    done = run([sys.executable, "-m", "dacal_med", "compare", "--help"], ROOT, subprocess_environment)
-    assert done.returncode == 0 and "--seeds" in done.stdout
+def test_it_is_a_command(tmp_path, subprocess_environment, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["compare", "--help"])
+    assert "--seeds" in capsys.readouterr().out
     wrong = [sys.executable, "-m", "dacal_med", *line(tmp_path, "/nowhere", "hard")]
     done = run([*wrong, "stray"], tmp_path, subprocess_environment)
     assert done.returncode == 2 and "found 'stray', wanted --key value" in done.stderr

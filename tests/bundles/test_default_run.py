@@ -9,8 +9,9 @@ import json
 import pytest
 
 from dacal_med.data import ensure_phantom
-from tests.bundles.builders import command, run
+from tests.bundles.builders import command
 from tests.conftest import ROOT
+from tests.processes import run
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,8 @@ import difflib
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
-import monai.bundle
 import numpy as np
 import onnxruntime
 import pytest
@@ -27,8 +25,22 @@ from dacal_med.handlers import load_weights
 from dacal_med.io.reading import read_header, read_image
 from dacal_med.preparation import find_recipe
 from dacal_med.preparation.sets import brats, disc_cup
-from tests.bundles.builders import BUNDLES, FIRST, HOST_OVERLAYS, PUBLISHED, SHARED, TINY_MIT, command, configs
+from tests.bundles.builders import (
+    BUNDLES,
+    EXPORTED,
+    FIRST,
+    HOST_OVERLAYS,
+    PUBLISHED,
+    REGIONS,
+    SHARED,
+    STREETS,
+    TINY_MIT,
+    check_outputs,
+    command,
+    configs,
+)
 from tests.conftest import ROOT
+from tests.processes import run_here, without_figures
 
 MAX_CHANGED_LINES = 19
 # The driving bundles have another network, which needs more lines and its own rate; every class counts in their loss.
@@ -41,10 +53,6 @@ OWN_KEYS = {
     *("file_patterns", "num_classes", "spacing", "intensity", "output_ext", "confidence_scale"),
 }
 SUFFIX = {2: "png", 3: "nii.gz"}
-REGIONS = {
-    "dacal_brats": ["whole tumour", "tumour core", "enhancing tumour"],
-    "dacal_fundus": ["whole disc", "optic cup"],
-}
 
 
 def test_every_folder_is_tested():
@@ -138,63 +146,34 @@ def test_training_inference_and_metadata_describe_one_network(bundle):
 
 def test_training_writes_all_that_it_promises(bundle, trained_of):
     trained = trained_of(bundle)
-    metrics = json.loads((trained / "metrics.json").read_text())
-    assert set(metrics) == {"before", "after", "seconds", "peak_memory_mib", "skipped"}
-    assert list(metrics["after"]["per_class"]) == bundle.classes
-    assert list(metrics["after"].get("regions", {})) == REGIONS.get(bundle.name, [])
-    assert metrics["before"]["voxels"] == metrics["after"]["voxels"] > 0
-    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == [
-        "checkpoint_iteration=2.pt",
-        "checkpoint_iteration=4.pt",
-    ]
-    assert list(trained.glob("events.out.tfevents.*"))
-    assert (trained / "cases.csv").is_file()
-    assert (trained / "reliability.png").stat().st_size > 10_000
-    task = json.loads((trained / "model.json").read_text())
-    assert task["num_classes"] == len(bundle.classes)
-    assert task["seed"] == 0
-    spacing = (1.0, 1.0)
-    if not bundle.streets:
-        spacing = KINDS[bundle.kind].spacing(bundle.phantom.get("spacing_mm")) or spacing
-    assert task["spacing"] == pytest.approx(spacing, rel=0.1)
-    # Streets have no background: everything is foreground.
-    assert ("foreground ECE" in (trained / "stdout.txt").read_text()) != bundle.streets
-    assert "4/4" in (trained / "stderr.txt").read_text()
-    assert "Traceback" not in (trained / "stderr.txt").read_text()
+    check_outputs(bundle, trained, *((trained / f"{name}.txt").read_text() for name in ("stdout", "stderr")))
 
 
 @pytest.fixture
-def run_here(bundle, monkeypatch):
-    """Run a bundle in this process, as from its own folder on a command line: seconds less than a process each."""
+def run_bundle(bundle):
+    """Run a bundle in this process, as from its own folder on a command line."""
 
     def start(*names, **overrides):
-        monkeypatch.chdir(bundle.folder)
-        options = {
-            key: value if isinstance(value, list | int | dict) else str(value) for key, value in overrides.items()
-        }
-        line = command(*names, bundle=bundle, relative_to=bundle.folder, **options)
-        monkeypatch.setattr(sys, "argv", line[2:])
-        monkeypatch.setattr(sys, "excepthook", sys.__excepthook__)
-        files = [f"configs/{name}.json" for name in names]
-        monai.bundle.run(config_file=files if len(files) > 1 else files[0], **options)
+        done = run_here(command(*names, bundle=bundle, relative_to=bundle.folder, **overrides), bundle.folder)
+        assert done.returncode == 0, done.stderr[-3000:]
 
     return start
 
 
-def test_evaluation_repeats_the_scores_of_training(bundle, trained_of, phantom_of, tmp_path, run_here):
+def test_evaluation_repeats_the_scores_of_training(bundle, trained_of, phantom_of, tmp_path, run_bundle):
     trained = trained_of(bundle)
     options = {**bundle.tiny, "dataset_dir": phantom_of(bundle), "output_dir": tmp_path}
-    run_here("train", "evaluate", **options, model_file=trained / "model.pt")
+    run_bundle("train", "evaluate", **options, model_file=trained / "model.pt")
     found = json.loads((tmp_path / "evaluation.json").read_text())
     after = json.loads((trained / "metrics.json").read_text())["after"]
     assert found["dice"] == pytest.approx(after["dice"], abs=1e-6)
     assert found["ece"] == pytest.approx(after["ece"], abs=1e-6)
 
 
-def test_inference_writes_segmentations_on_the_grid_of_the_image(bundle, trained_of, phantom_of, tmp_path, run_here):
+def test_inference_writes_segmentations_on_the_grid_of_the_image(bundle, trained_of, phantom_of, tmp_path, run_bundle):
     folder = Path(phantom_of(bundle)) / bundle.target / "images"
     model = trained_of(bundle) / "model.pt"
-    run_here("inference", **bundle.network, dataset_dir=folder, output_dir=tmp_path, model_file=model)
+    run_bundle("inference", **bundle.network, dataset_dir=folder, output_dir=tmp_path, model_file=model)
     suffix = SUFFIX[bundle.spatial_dims]
     classes = len(bundle.classes)
     images = sorted(folder.iterdir())
@@ -225,6 +204,7 @@ def tiny_inference_config(bundle, folder):
     return path
 
 
+@pytest.mark.parametrize("bundle", EXPORTED.values(), ids=EXPORTED)
 def test_exports_give_the_same_logits(bundle, trained_of, tmp_path):
     trained = trained_of(bundle)
     config = str(tiny_inference_config(bundle, tmp_path))
@@ -286,13 +266,16 @@ OWN_PUBLISHED = {
     "published.json": {'"source_long_edge":', '"target_long_edge":'},
     "published_mic.json": {'"host#masked_source":', '"labeller#ignore_top":', '"labeller#ignore_bottom":'},
 }
-STREETS = [bundle for bundle in BUNDLES.values() if bundle.streets]
+ALL_STREETS = [bundle for bundle in BUNDLES.values() if bundle.streets]
 
 
-@pytest.mark.parametrize("bundle", STREETS, ids=lambda bundle: bundle.name)
+@pytest.mark.parametrize("bundle", ALL_STREETS, ids=lambda bundle: bundle.name)
 def test_the_published_protocol_differs_in_the_sizes_of_the_images_alone(bundle):
+    for name in ("train", "inference"):
+        contents = [b.load(name) for b in (STREETS, bundle)]
+        assert all(contents[0].get(key) == contents[1].get(key) for key in STREET_KEYS)
     for name in PUBLISHED:
-        files = [(b.configs / name).read_text().splitlines() for b in (STREETS[0], bundle)]
+        files = [(b.configs / name).read_text().splitlines() for b in (STREETS, bundle)]
         changed = [line.split()[1] for line in difflib.ndiff(*files) if line.startswith("+ ")]
         assert set(changed) <= OWN_PUBLISHED.get(name, set())
 
@@ -344,6 +327,7 @@ def test_mic_on_hrda_on_daformer_trains_in_volumes_and_pictures(name, phantom_of
         **{"epoch_length": 2, "warmup_epochs": 1, "max_epochs": 2, "dataset_dir": phantom_of(bundle)},
     }
     monkeypatch.chdir(ROOT)
+    without_figures(monkeypatch)
     trainer = trained(bundle, tmp_path, "hrda", "daformer", "mic", **options)
     assert set(trainer.state.losses) == {"source", "feature_distance", "mix", "complement", "masked"}
     assert trainer.state.meta["gradient_norm"] > 0
@@ -383,7 +367,7 @@ TINY_HEAD = {"channels": 8}
 @pytest.mark.parametrize("overlays", [(), ("published_hrda",), ("published_mic",), ("published_hrda", "published_mic")])
 def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypatch):
     """DAFormer, HRDA, MIC and MIC on HRDA, as configured but for sizes: every part takes part in the loss."""
-    bundle = STREETS[0]
+    bundle = STREETS
     hrda = "published_hrda" in overlays
     edge = 64 if hrda else 32
     network = "network_def#network#" if hrda else "network_def#"
@@ -400,6 +384,7 @@ def test_the_published_protocol_trains(overlays, phantom_of, tmp_path, monkeypat
         assert bundle.load("published")["validate#inferer"]["scale"] == 0.5
         options["validate#inferer#scale"] = 1.0  # half of the generated streets is too small for the encoder
     monkeypatch.chdir(ROOT)
+    without_figures(monkeypatch)
     trainer = trained(bundle, tmp_path, "published", *overlays, **options)
     assert {"source", "feature_distance", "mix", "complement"} <= set(trainer.state.losses)
     assert ("masked" in trainer.state.losses) == ("published_mic" in overlays)

@@ -20,6 +20,7 @@ from dacal_med.io.errors import InputError
 from dacal_med.preparation.sets.street_tables import SYNTHIA_13, SYNTHIA_16
 from tests.bundles.builders import BUNDLES, FIRST
 from tests.bundles.test_every_bundle import SMALL, TINY_HEAD, TINY_MIT
+from tests.processes import jobs_here
 
 GTA, SYNTHIA = BUNDLES["dacal_gta2cityscapes"], BUNDLES["dacal_synthia2cityscapes"]
 SUBSETS = {"16 classes": SYNTHIA_16, "13 classes": SYNTHIA_13}
@@ -60,8 +61,9 @@ def test_a_subset_is_measured_where_all_of_its_classes_are(classes, subsets):
     assert {name: tuple(members) for name, members in found.items()} == subsets
 
 
-def test_19_classes_fill_the_columns_of_16_and_13(phantom_of, tmp_path, capsys):
+def test_19_classes_fill_the_columns_of_16_and_13(phantom_of, tmp_path, capsys, monkeypatch):
     """The published settings but for sizes; three of the classes are in no label of the source."""
+    jobs_here(monkeypatch)
     data, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(phantom_of(SYNTHIA), data)
     content = json.loads((data / "datalist.json").read_text())

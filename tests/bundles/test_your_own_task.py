@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from tests.bundles.builders import BUNDLES, NETWORK
 from tests.conftest import ROOT
+from tests.processes import jobs_here, run_here
 
 SCHEDULE = {"epoch_length": 1, "warmup_epochs": 1, "max_epochs": 2}
 
@@ -24,12 +26,12 @@ def blocks() -> list[str]:
 
 
 def shortened(command: str) -> str:
-    """The same command, on this Python, with overrides that make it tiny."""
+    """The same command with overrides that make it tiny."""
     options = {} if "inference.json" in command else {"roi_size": [16, 16]}
     if "inference.json" not in command and "evaluate.json" not in command:
         options.update(SCHEDULE)
     words = "".join(f" --{key} '{value}'" for key, value in {**NETWORK, **options}.items())
-    return command.replace("python -m", f"{sys.executable} -m").rstrip() + words
+    return command.rstrip() + words
 
 
 @pytest.fixture
@@ -42,30 +44,25 @@ def workplace(phantom_of, tmp_path):
     return tmp_path
 
 
-def test_its_commands_run(workplace, subprocess_environment):
-    def shell(command: str) -> str:
-        line = command.replace("/data/mine", str(workplace / "mine")).replace("mine/b", "mine/b/images")
-        done = subprocess.run(
-            ["bash", "-ec", line],
-            cwd=workplace,
-            env=subprocess_environment,
-            capture_output=True,
-            text=True,
-            timeout=600,
-        )
-        # `diff` says by 1 that it found differences.
-        assert done.returncode == (1 if "diff " in command else 0), done.stdout[-1000:] + done.stderr[-3000:]
-        return done.stdout
+def test_its_commands_run(workplace, monkeypatch):
+    def python(command: str) -> None:
+        program, *words = shlex.split(shortened(command).replace("\\\n", " "))
+        assert program == "python"
+        done = run_here([sys.executable, *words], workplace)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
 
+    jobs_here(monkeypatch)
     copying, running, comparing = blocks()
-    changed = [line for line in shell(copying).splitlines() if line.startswith("> ")]
-    assert len(changed) == 3
+    line = copying.replace("/data/mine", str(workplace / "mine")).replace("mine/b", "mine/b/images")
+    copied = subprocess.run(["bash", "-ec", line], cwd=workplace, capture_output=True, text=True)
+    assert copied.returncode == 1, copied.stderr  # `diff` says by 1 that it found differences
+    assert len([line for line in copied.stdout.splitlines() if line.startswith("> ")]) == 3
     for command in running.strip().splitlines():
-        shell(shortened(command))
+        python(command)
     folder = workplace / "bundles" / "my_task" / "eval"
     assert json.loads((folder / "metrics.json").read_text())["after"]["dice"] >= 0
     assert len(list((folder / "predictions").glob("*_seg.png"))) == 5
-    shell(shortened(comparing))
+    python(comparing)
     assert set(json.loads((folder / "comparison" / "comparison.json").read_text())["methods"]) == {
         "source_only",
         "dacal",

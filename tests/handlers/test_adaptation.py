@@ -14,6 +14,7 @@ import pytest
 import torch
 from ignite.engine import Events
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.utils.tensorboard import SummaryWriter
 
 from dacal_med.engines import CalibrationEvaluator
 from dacal_med.handlers import AdaptationReport, EvaluationReport, Progress, ResumableCheckpoint
@@ -36,7 +37,8 @@ def report_on(folder, trainer, dims=2, count=3, names=NAMES, groups=None, evalua
 
 
 @pytest.mark.parametrize("dims", [2, 3])
-def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, dims):
+def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, monkeypatch, dims):
+    monkeypatch.setattr(SummaryWriter, "add_figure", lambda *_, **__: None)  # but the picture is drawn
     trainer = tiny_trainer(dims)
     report_on(tmp_path, trainer, dims, task={"num_classes": 3})
     trainer.run()
@@ -67,6 +69,7 @@ def test_writes_metrics_cases_picture_weights_and_a_table(tmp_path, capsys, dims
 
 
 @pytest.mark.parametrize(("host", "labeller"), [("dacs", "learned"), ("dacs", "hard"), ("source_only", "learned")])
+@pytest.mark.usefixtures("no_figures")
 def test_the_temperature_map_is_related_to_errors_where_one_is_learned(tmp_path, host, labeller):
     trainer = tiny_trainer(host=host, labeller=labeller, meta={"every": 1, "learning_rate": 0.005})
     report_on(tmp_path, trainer)
@@ -118,14 +121,17 @@ def test_tensorboard_holds_losses_temperatures_scores_and_pictures(tmp_path):
     assert len(events.Scalars("train/loss")) == 9
 
 
-def test_where_no_class_is_background_reports_do_not_say_it_twice(tmp_path, capsys):
+@pytest.mark.usefixtures("no_figures")
+def test_where_no_class_is_background_reports_do_not_say_it_twice(tmp_path, capsys, monkeypatch):
+    images = []
+    monkeypatch.setattr(SummaryWriter, "add_figure", lambda _, tag, *__, **___: images.append(tag))
     trainer = tiny_trainer()
     report = report_on(tmp_path, trainer, evaluated={"background": None}, groups=["fog", "night", "fog"])
     trainer.run()
     report.evaluation.run()
     assert "foreground" not in capsys.readouterr().out
-    events = EventAccumulator(str(tmp_path), size_guidance={"images": 0, "scalars": 0}).Reload()
-    tags = {*events.Tags()["scalars"], *events.Tags()["images"]}
+    events = EventAccumulator(str(tmp_path), size_guidance={"scalars": 0}).Reload()
+    tags = {*events.Tags()["scalars"], *images}
     assert {"target_val/ece", "target_val_by_group/fog/ece", "target_val_reliability/all"} <= tags
     assert {"target_val_reliability/boundary", "target_val_reliability/dataset_histogram"} <= tags
     assert not [tag for tag in tags if "foreground" in tag]
@@ -135,6 +141,7 @@ def test_where_no_class_is_background_reports_do_not_say_it_twice(tmp_path, caps
 
 
 @pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.usefixtures("no_figures")
 def test_groups_subsets_and_regions_are_in_every_report(tmp_path, capsys, dims):
     trainer, groups = tiny_trainer(dims), ["fog", "night", "fog"]
     parts = {"class_subsets": {"one alone": ["one"]}, "regions": {"either": ["one", "two"]}}
@@ -170,6 +177,7 @@ def test_other_classes_than_are_evaluated_are_refused_before_training(tmp_path):
         AdaptationReport(None, tmp_path, tmp_path / "m.pt", task={"class_names": ["a", "b"]}).attach(trainer)
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_deploys_the_student_if_asked(tmp_path):
     trainer = tiny_trainer()
     report_on(tmp_path, trainer, deploy="student")
@@ -180,6 +188,7 @@ def test_deploys_the_student_if_asked(tmp_path):
         report_on(tmp_path, trainer, deploy="both")
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_measuring_changes_nothing_about_training(tmp_path):
     measured, alone = tiny_trainer(), tiny_trainer()
     report_on(tmp_path, measured, interval=1)
@@ -188,6 +197,7 @@ def test_measuring_changes_nothing_about_training(tmp_path):
     assert torch.equal(weights(measured), weights(alone))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_without_warm_up_before_is_the_start(tmp_path):
     trainer = tiny_trainer(warmup_epochs=0)
     report = report_on(tmp_path, trainer)
@@ -209,6 +219,7 @@ def test_without_evaluation_cases_scores_are_null(tmp_path, capsys):
     assert "nothing was measured" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_resumed_run_reports_what_the_whole_run_reports(tmp_path):
     def run(folder, crash_at=None, resume=False):
         trainer = tiny_trainer(max_epochs=4)
@@ -266,6 +277,7 @@ def test_shown_numbers():
     assert shown({"loss": math.nan}) == {"loss": "nan"}
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_same_seed_same_metrics_to_the_last_bit(tmp_path):
     texts = []
     for folder in (tmp_path / "first", tmp_path / "second"):
@@ -278,6 +290,7 @@ def test_same_seed_same_metrics_to_the_last_bit(tmp_path):
     assert texts[:2] == texts[2:]
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_an_interruption_where_the_warm_up_ends_loses_no_measurement(tmp_path):
     for folder, at in ((tmp_path / "whole", None), (tmp_path / "parts", 3), (tmp_path / "parts", None)):
         trainer = tiny_trainer()
