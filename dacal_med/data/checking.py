@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 
 from dacal_med.data.checked import CheckedFiles
-from dacal_med.data.datalist import FILE_NAME, Datalist, keep_what_is_checked
+from dacal_med.data.datalist import FILE_NAME, Datalist
+from dacal_med.data.modality import keep_what_is_checked
 from dacal_med.io.errors import InputError
 from dacal_med.io.image import Header, check_place, finite_in_single
 from dacal_med.io.reading import read_header, read_image

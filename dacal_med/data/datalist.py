@@ -19,14 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-import psutil
-
+from dacal_med.data.modality import modality_of
 from dacal_med.data.places import existing, find_place
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
 from dacal_med.io.image import LARGEST_MM, SMALLEST_MM
-from dacal_med.io.reading import is_image_file, is_picture, keep_voxels, read_header, read_image
+from dacal_med.io.reading import is_picture, read_header
 from dacal_med.kinds import is_number
 
 FILE_NAME = "datalist.json"
@@ -36,10 +34,6 @@ IGNORE_NAMES = frozenset({"ignore", "void", "unlabeled", "unlabelled"})
 _REQUIRED_KEYS = ("labels", "source", "target_train")
 _KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
 _OF_CASES = ("labels", "cases")
-_CODES = ("CT", "MR", "PT", "US", "NM", "CR", "DX", "MG", "XA", "OP", "OPT")  # what DICOM calls them
-_KEPT = 0.25
-_CT_BELOW = -200.0  # only Hounsfield units reach this far below zero: air and lung
-_SAMPLED_IMAGES = 3
 _SHOWN = 200  # characters of a value in a message
 
 
@@ -366,50 +360,6 @@ def _modality(
     ):
         raise InputError(f'{path}: \'modality\' is {_shown(given)}; wanted {{"source": "CT", "target": "MR"}}.')
     return {
-        "source": _modality_of(path, "source", source, given.get("source")),
-        "target": _modality_of(path, "target", target_train, given.get("target")),
+        "source": modality_of([entry["image"] for entry in source], f"{path}: source", given.get("source")),
+        "target": modality_of([entry["image"] for entry in target_train], f"{path}: target", given.get("target")),
     }
-
-
-def _modality_of(path: Path, domain: str, entries: Sequence[dict[str, str]], given: str | None) -> str:
-    """The modality that the headers tell, else the one given, else a guess.
-
-    Raises:
-        InputError: the headers tell several, or another one than is given.
-    """
-    told: dict[str, str] = {}
-    for entry in entries:
-        # Files of other formats than DICOM do not say.
-        modality = None if is_image_file(entry["image"]) else read_header(entry["image"]).modality
-        if modality is not None:
-            told.setdefault(modality, entry["image"])
-    if given is not None:
-        clash = [name for name in told if name != given.upper()] if given.upper() in _CODES else []
-        if clash:
-            raise InputError(
-                f"{path}: 'modality' says {given!r} for the {domain}; {told[clash[0]]} says {clash[0]!r}; wanted one."
-            )
-        return given
-    if len(told) > 1:
-        (first, image), (second, other) = list(told.items())[:2]
-        raise InputError(
-            f"{path}: found {first} ({image}) and {second} ({other}) in the {domain}; wanted images of one modality."
-        )
-    return next(iter(told), None) or _guessed_modality(entries)
-
-
-def keep_what_is_checked() -> None:
-    """Keep voxels that are read before training for training to take, in a quarter of the memory that is available."""
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    keep_voxels(int(psutil.virtual_memory().available * _KEPT / processes))
-
-
-def _guessed_modality(entries: Sequence[dict[str, str]]) -> str:
-    """Guess from a few images: "RGB" or "gray" for pictures, "CT" where most go below -200, otherwise "MR"."""
-    step = max(1, len(entries) // _SAMPLED_IMAGES)
-    images = [entry["image"] for entry in entries[::step][:_SAMPLED_IMAGES]]
-    if is_picture(images[0]):
-        return "RGB" if read_header(images[0]).channels == 3 else "gray"
-    keep_what_is_checked()
-    below = [float(np.nanmin(read_image(image, keep=True).array)) < _CT_BELOW for image in images]
-    return "CT" if sum(below) * 2 > len(below) else "MR"

@@ -262,7 +262,7 @@ def test_dicom_series_folder(folder: Path) -> None:
     content["target_train"] = [{"image": "series"}]
     content["modality"] = {"source": "MR", "target": "MR"}
     (folder / "datalist.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=r"'modality' says 'MR' for the target; .*series says 'CT'; wanted one"):
+    with pytest.raises(InputError, match=r"target: 'modality' says 'MR', .*series says 'CT'; wanted the same"):
         check(folder)
     content["modality"] = {"source": "MR"}
     (folder / "datalist.json").write_text(json.dumps(content))

@@ -319,7 +319,7 @@ def test_what_is_no_image(tmp_path: Path):
         ("b.h5", "cannot be read as HDF5"),
         ("b.mha", "cannot be read as MetaImage"),
         ("b.tif", "cannot be read as a picture"),
-        ("b.nii", "cannot read its header"),
+        ("b.nii", "cannot be read as NIfTI"),
     ):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(InputError, match=rf"{name}: {message}"):

@@ -141,6 +141,31 @@ def _case(name: str, patient: str, part: Part, image: ImageFile, label: ImageFil
     return Case(name, patient, part, inputs, image.path if copied else image.read, read)
 
 
+def _modality(pairs: Mapping[str, Pairs]) -> dict[str, str]:
+    """What the headers of DICOM tell, which the prepared files cannot; nothing for a domain without them."""
+    found: dict[str, str] = {}
+    for domain, images in pairs.items():
+        for image, _ in images.values():
+            modality = image.header.modality
+            if modality is not None and found.setdefault(domain, modality) != modality:
+                raise InputError(
+                    f"{image.path}: found modality {modality}, while others of the {domain} have {found[domain]}; "
+                    "wanted images of one modality."
+                )
+    return found
+
+
+def _notes(pairs: Mapping[str, Pairs]) -> tuple[str, ...]:
+    """What the headers make the reader say, each once with the number of files."""
+    notes: dict[str, list[Path]] = {}
+    for images in pairs.values():
+        for pair in images.values():
+            for file in pair:
+                for note in () if file is None else file.header.notes:
+                    notes.setdefault(note, []).append(file.path)
+    return tuple(f"{files[0].name} and {len(files) - 1} more: {note}" for note, files in notes.items())
+
+
 def _plan(request: Request) -> Plan:
     choices = request.choices
     table = parse_table(choices["labels"], "--labels")
@@ -175,8 +200,8 @@ def _plan(request: Request) -> Plan:
         cases=tuple(cases),
         split=f"{SPLIT[0].upper()}{SPLIT[1:]} (seed {request.seed}). "
         + (f"Patients: what {choices['patient']!r} finds in a name." if choices["patient"] else _EVERY_FILE),
-        modality={},
-        notes=("TIFF stacks, and HDF5 without element_size_um, have voxels of 1 mm here: they hold no millimetres.",),
+        modality=_modality(pairs),
+        notes=_notes(pairs),
         evaluated=bool(complete),
     )
 

@@ -185,7 +185,7 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path: Path):
     assert (summary["ok"], summary["failed"]) == (1, ["case_0001", "case_0002", "case_0004"])
     errors = [case["error"] for case in summary["cases"]]
     assert "the one value 3" in errors[0]
-    assert "cannot be read as nifti" in errors[1]
+    assert "cannot be read as NIfTI" in errors[1]
     assert "NaN" in errors[3]
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
