@@ -92,14 +92,20 @@ def inference(folder: Path, dataset_dir: Path | str, output_dir: Path, **options
     return parser.get_parsed_content("site")
 
 
+def without_training(folder: Path) -> Path:
+    """A folder that hides, first on a path, what only training installs."""
+    absent = folder / "absent"
+    absent.mkdir(exist_ok=True)
+    # With what a site with networks of street scenes installs.
+    for name in set(TRAINING) - closure((*own_wheel().needs, "transformers")).keys():
+        (absent / f"{name}.py").write_text("raise ModuleNotFoundError('no site has it')")
+    return absent
+
+
 def run_command(folder: Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run it as a site does: with the folder's wheel, and without what only training installs."""
-    absent = folder.parent / "absent"
-    absent.mkdir(exist_ok=True)
-    for name in set(TRAINING) - closure(own_wheel().needs).keys():
-        (absent / f"{name}.py").write_text("raise ModuleNotFoundError('no site has it')")
     (wheel,) = (folder / "wheels").iterdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(absent), str(wheel)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(without_training(folder.parent)), str(wheel)])}
     config = os.path.relpath(folder / "configs" / "inference.json", cwd)
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]
     for key, value in options.items():
