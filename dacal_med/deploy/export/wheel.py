@@ -54,7 +54,7 @@ def own_wheel() -> Wheel:
     Raises:
         InputError: if its metadata cannot be had, or are another version's.
     """
-    paths = (path for path in _PACKAGE.rglob("*") if path.suffix in _SUFFIXES)
+    paths = (path for path in _PACKAGE.rglob("*") if path.suffix in _SUFFIXES and not path.name.startswith("."))
     files = {path.relative_to(_PACKAGE.parent).as_posix(): path.read_bytes() for path in paths}
     information = _information()
     files.update({f"{_INFORMATION}/{name}": content for name, content in information.items()})

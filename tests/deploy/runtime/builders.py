@@ -92,14 +92,25 @@ def inference(folder: Path, dataset_dir: Path | str, output_dir: Path, **options
     return parser.get_parsed_content("site")
 
 
+ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
 def without_training(folder: Path) -> Path:
-    """A folder that hides, first on a path, what only training installs."""
-    absent = folder / "absent"
-    absent.mkdir(exist_ok=True)
-    # With what a site with networks of street scenes installs.
-    for name in set(TRAINING) - closure((*own_wheel().needs, "transformers")).keys():
-        (absent / f"{name}.py").write_text("raise ModuleNotFoundError('no site has it')")
-    return absent
+    """A folder that, first on ``PYTHONPATH``, hides what only training installs, if no network wants it either."""
+    installed = closure((*own_wheel().needs, "transformers"))
+    (folder / "absent").mkdir(exist_ok=True)
+    (folder / "absent" / "sitecustomize.py").write_text(ABSENT.replace("{}", repr(set(TRAINING) - installed.keys())))
+    return folder / "absent"
 
 
 def run_command(folder: Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
