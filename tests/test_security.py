@@ -95,7 +95,7 @@ def files_with(pattern: str) -> list[str]:
 def test_every_torch_load_is_a_tested_one():
     """A third place that loads must come here."""
     found = files_with(r"\b(torch\.load|np\.load|numpy\.load|load_state_dict_from_url)\(")
-    assert found == ["dacal_med/data/caching.py", "dacal_med/engines/weights.py", "dacal_med/deploy/runtime/model.py"]
+    assert found == ["dacal_med/core/weights.py", "dacal_med/data/caching.py", "dacal_med/deploy/runtime/model.py"]
 
 
 def test_torchscript_is_loaded_from_exports_alone():

@@ -193,7 +193,7 @@ def test_images_and_networks_that_do_not_fit_are_refused():
 @pytest.mark.parametrize(("dims", "scale", "overlap", "windows"), [(2, 2, 0.5, 3), (3, 3, 0.0, 3), (2, 3, 0.4, 5)])
 def test_windows_are_as_many_for_every_size(dims, scale, overlap, windows):
     """A detail that is the image, wherever windows lie, and nothing of the context."""
-    fused = HRDA(nn.Identity(), 1, 1, dims, scale, overlap=overlap, window_batch_size=100).double()
+    fused = HRDA(nn.Identity(), 1, 1, dims, scale, overlap=overlap, window_batch_size=100).double().eval()
     fused.attention.forward = lambda logits, image: torch.ones_like(logits)  # type: ignore[method-assign]
     seen = []
     fused.network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))

@@ -20,12 +20,11 @@ from email import message_from_bytes
 from functools import cache
 from pathlib import Path
 
-import dacal_med
 from dacal_med import __version__
 from dacal_med.deploy.export.packages import needed
 from dacal_med.io.errors import InputError
 
-_PACKAGE = Path(dacal_med.__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[2]
 _SUFFIXES = (".py", ".json", ".typed")
 _INFORMATION = f"dacal_med-{__version__}.dist-info"
 _TAG = "py3-none-any"
@@ -55,7 +54,7 @@ def own_wheel() -> Wheel:
     Raises:
         InputError: if its metadata cannot be had, or are another version's.
     """
-    paths = (path for path in _PACKAGE.rglob("*") if path.suffix in _SUFFIXES)
+    paths = (path for path in _PACKAGE.rglob("*") if path.suffix in _SUFFIXES and not path.name.startswith("."))
     files = {path.relative_to(_PACKAGE.parent).as_posix(): path.read_bytes() for path in paths}
     information = _information()
     files.update({f"{_INFORMATION}/{name}": content for name, content in information.items()})

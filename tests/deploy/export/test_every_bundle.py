@@ -63,8 +63,10 @@ def test_the_folder_is_a_bundle(bundle, site_of):
     assert workflow.check_properties() == []
 
 
-def test_metadata_names_the_classes_of_the_network(bundle, site_of):
-    form = json.loads((site_of(bundle.name) / "configs" / "metadata.json").read_text())["network_data_format"]
+def test_metadata_names_the_classes_of_the_network_and_the_version(bundle, site_of):
+    metadata = json.loads((site_of(bundle.name) / "configs" / "metadata.json").read_text())
+    form = metadata["network_data_format"]
+    assert own_wheel().name.split("-")[1] == metadata["dacal_med_version"]
     assert form["outputs"]["pred"]["channel_def"] == {str(k): name for k, name in enumerate(bundle.classes)}
     assert form["inputs"]["image"]["spatial_shape"] == bundle.tiny["roi_size"]
 

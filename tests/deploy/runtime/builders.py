@@ -92,14 +92,31 @@ def inference(folder: Path, dataset_dir: Path | str, output_dir: Path, **options
     return parser.get_parsed_content("site")
 
 
+ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
+def without_training(folder: Path) -> Path:
+    """A folder that, first on ``PYTHONPATH``, hides what only training installs, if no network wants it either."""
+    installed = closure((*own_wheel().needs, "transformers"))
+    (folder / "absent").mkdir(exist_ok=True)
+    (folder / "absent" / "sitecustomize.py").write_text(ABSENT.replace("{}", repr(set(TRAINING) - installed.keys())))
+    return folder / "absent"
+
+
 def run_command(folder: Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
     """Run it as a site does: with the folder's wheel, and without what only training installs."""
-    absent = folder.parent / "absent"
-    absent.mkdir(exist_ok=True)
-    for name in set(TRAINING) - closure(own_wheel().needs).keys():
-        (absent / f"{name}.py").write_text("raise ModuleNotFoundError('no site has it')")
     (wheel,) = (folder / "wheels").iterdir()
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(absent), str(wheel)])}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(without_training(folder.parent)), str(wheel)])}
     config = os.path.relpath(folder / "configs" / "inference.json", cwd)
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]
     for key, value in options.items():
