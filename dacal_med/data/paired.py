@@ -20,7 +20,7 @@ from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dacal_med.core.tensors import plain
-from dacal_med.data.loading_process import outlive_interruptions
+from dacal_med.data.loading_process import outlive_interruptions, starting_processes
 
 Transform = Callable[[Any], Any]
 KEYS = ("image", "label")
@@ -306,7 +306,9 @@ class PairedLoader:
         """Batches from ``self.iteration`` on, without end."""
         self._draws.first_iteration = self.iteration
         iteration = self.iteration
-        for batch in self._loader:
+        with starting_processes():
+            batches = iter(self._loader)
+        for batch in batches:
             iteration += 1
             self.iteration = iteration
             yield batch
