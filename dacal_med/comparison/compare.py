@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
@@ -26,9 +24,10 @@ from dacal_med.comparison.posthoc import DONE
 from dacal_med.comparison.schedule import Job, Outcome, run_jobs
 from dacal_med.data import Datalist, oracle_folds
 from dacal_med.handlers.checkpoint import KEPT
+from dacal_med.handlers.claim import claim, release
 from dacal_med.handlers.sums import load_sums, save_sums
 from dacal_med.io.errors import InputError
-from dacal_med.io.files import check_writable, write_json
+from dacal_med.io.files import write_json
 
 SHARED = "source_only"
 """The method whose warm-up and settling the others of a seed start from."""
@@ -88,10 +87,12 @@ class Comparison:
                 f"{datalist.root}: 'target_val' has {len(datalist.target_val)} labelled case(s), wanted at least "
                 f"{FOLDS}: methods are compared on them, and a spread over cases needs two"
             )
-        check_writable(self.folder)
-        with _alone_in(self.folder):
+        claim(self.folder, "--out")
+        try:
             jobs = self._jobs(methods, config)
             outcomes = run_jobs(list(jobs.values()), max_parallel)
+        finally:
+            release(self.folder)
         failures = self._failures(methods, jobs, outcomes)
         for seed in self.seeds:
             if ORACLE in {m.name for m in methods} and (ORACLE, seed) not in failures:
@@ -223,20 +224,6 @@ class Comparison:
                 if messages:
                     failures[method.name, seed] = messages[0]
         return failures
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that no second comparison trains into the same runs; the lock ends with the process."""
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"--out: another comparison is running in {folder}; wait for it, or give another") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _warms_up(config: ConfigParser) -> bool:

@@ -24,13 +24,14 @@ from typing import Any
 import monai
 import psutil
 import torch
-from monai.data import CacheDataset, PersistentDataset
 from monai.data import Dataset as MonaiDataset
+from monai.data import PersistentDataset
 from monai.transforms import Compose
 
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import PATIENT, Datalist
 from dacal_med.data.fingerprint import describe
+from dacal_med.data.in_memory import MemoryDataset
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import file_state, replacing
 from dacal_med.io.reading import read_header
@@ -132,7 +133,7 @@ def make_dataset(data: Sequence[Mapping[str, Any]], transform: Compose, caching:
         return DiskDataset(entries, transform, caching.folder)
     if kind == "none":
         return MonaiDataset(entries, transform)
-    return CacheDataset(entries, transform, cache_rate=share, progress=False)
+    return MemoryDataset(entries, transform, cache_rate=share, progress=False)
 
 
 class DiskDataset(PersistentDataset):
