@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import IO
 
 import pytest
@@ -81,6 +81,12 @@ def without_figures(patch: pytest.MonkeyPatch) -> None:
     parts = ((tensorboard, "reliability_diagram"), (tensorboard, "reliability_histogram"), (cases, "image_panel"))
     for place, name in (*parts, (SummaryWriter, "add_figure"), (Figure, "savefig")):
         patch.setattr(place, name, lambda *_, **__: None)
+
+
+def children_here(patch: pytest.MonkeyPatch, script: ModuleType) -> None:
+    """Let a script's children, which import everything anew to measure it, run in this process."""
+    stand_in = SimpleNamespace(run=lambda line, **_: run_here(line), PIPE=subprocess.PIPE)
+    patch.setattr(script, "subprocess", stand_in)
 
 
 class _Ended:

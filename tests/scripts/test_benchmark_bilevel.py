@@ -27,7 +27,7 @@ def relative_error(found: torch.Tensor, wanted: torch.Tensor) -> float:
     return float((found - wanted).norm() / wanted.norm())
 
 
-@pytest.mark.parametrize("dims", [2, 3])
+@pytest.mark.parametrize("dims", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_quick_run_writes_every_row(dims, tmp_path: Path, monkeypatch, subprocess_environment, capsys):
     for key, value in subprocess_environment.items():
         monkeypatch.setenv(key, value)

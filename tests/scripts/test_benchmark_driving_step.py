@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import children_here
+
 SPEC = importlib.util.spec_from_file_location(
     "benchmark_driving_step", Path(__file__).parents[2] / "scripts" / "benchmark_driving_step.py"
 )
@@ -20,15 +22,7 @@ SPEC.loader.exec_module(benchmark)
 
 
 def test_small_run_writes_every_row(tmp_path, monkeypatch, capsys):
-    """Measured in this process, which imports nothing anew; one row in a process of its own, as in a real run."""
-    first = benchmark.ROWS[0]
-    child = benchmark.measure_in_child
-
-    def measure(row, settings):
-        return child(row, settings) if row is first else benchmark.measure(row, settings)
-
-    monkeypatch.setattr(benchmark, "measure_in_child", measure)
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    children_here(monkeypatch, benchmark)
     benchmark.main(["--small", "--json", str(tmp_path / "rows.json")])
     content = json.loads((tmp_path / "rows.json").read_text())
     assert "threads" in content["machine"]

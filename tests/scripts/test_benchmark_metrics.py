@@ -14,6 +14,7 @@ import torch
 
 from dacal_med.core.scores import mean_dice, mean_iou
 from dacal_med.core.statistics import SegmentationStatistics
+from tests.processes import children_here
 
 # By its path: `pytest`, unlike `python -m pytest`, does not find `scripts` by name.
 SPEC = importlib.util.spec_from_file_location(
@@ -23,9 +24,8 @@ sys.modules[SPEC.name] = benchmark = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(benchmark)
 
 
-def test_prints_a_line_for_each_variant_and_their_ratio(monkeypatch, subprocess_environment, capfd):
-    for key, value in subprocess_environment.items():
-        monkeypatch.setenv(key, value)
+def test_prints_a_line_for_each_variant_and_their_ratio(monkeypatch, capfd):
+    children_here(monkeypatch, benchmark)
     line = ["benchmark_metrics", "--size", "12", "8", "6", "--classes", "3", "--rounds", "1", "--cases", "2"]
     monkeypatch.setattr(sys, "argv", [*line, "--voxels", "0"])
     assert benchmark.main() == 0
