@@ -23,7 +23,7 @@ ADDED = {"code_root", "force", "identify", "dicom_seg", "site"}
 def test_all_else_is_the_bundles(name: str):
     own = BUNDLES[name].load("inference")
     config = site_inference_config(BUNDLES[name].folder, {"num_classes": 2})
-    assert config.keys() == (own.keys() - {"task_file"}) | ADDED
+    assert config.keys() == (own.keys() - {"task_file", "check_paths"}) | ADDED
     # A network of dacal_med has another name at a site.
     renamed = {"network_def"} if BUNDLES[name].streets else set()
     assert {key for key in own.keys() & config.keys() if own[key] != config[key]} == CHANGED | renamed
