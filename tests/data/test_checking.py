@@ -356,7 +356,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_files_that_were_good_are_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, record = reads(monkeypatch), tmp_path / "deep" / "checked.json"
+    seen, record = reads(monkeypatch), tmp_path / "deep [1]" / "checked [1]*.json"
     first = check(folder, record=record)
     assert len(seen) == 5
     assert check(folder, record=record) == first

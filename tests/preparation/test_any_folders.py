@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import h5py
@@ -375,3 +376,19 @@ def test_folders_that_are_missing_or_too_many_are_refused(tmp_path: Path):
             InputError, match=r"folders: found the folders .*; wanted \['source', 'source_labels', 'targ"
         ):
             prepare(recipe, Request(dict.fromkeys(names_given, tmp_path), chosen), tmp_path / "out", progress=False)
+
+
+def test_umlauts_in_two_normal_forms_are_one_name_and_folders_have_any_name(tmp_path: Path):
+    """Images from Linux, labels from macOS; no part of a path is a pattern or a comment."""
+    root = tmp_path / "a#1 [x], 'y'"
+    folders = volumes(root, number=4)
+    for domain, person in (("source", "Müller"), ("target", "Zoë")):
+        for folder, form in ((domain, "NFC"), (f"{domain}_labels", "NFD")):
+            for path in list(folders[folder].iterdir()):
+                path.rename(path.with_name(unicodedata.normalize(form, path.name.replace("case", f"{person} "))))
+    pattern = unicodedata.normalize("NFD", r"(?:Müller|Zoë) \d")
+    data = made("folders", folders, tmp_path / "out#1 [x]", patient=pattern, **LABELS)
+    assert len(data.source) == 4
+    assert {entry["patient"] for entry in data.source} == {f"Müller {index}" for index in range(4)}
+    np.testing.assert_array_equal(values_of(data.source[3]["label"]), truth())
+    assert str(data.root) == str(tmp_path / "out#1 [x]")
