@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
+from monai.transforms import Compose, LoadImaged
 from torch import nn
 
 from dacal_med import __version__
@@ -105,7 +106,8 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     # A folder of its own, since there is no bundle around: MONAI Deploy strips what saves.
     config["output_dir"] = "predictions"
     config["network_def"] = resolved(config["network_def"], config)
-    config["preprocessing"] = channels_after_loading(config["preprocessing"])
+    for key in ("preprocessing", "postprocessing"):
+        config[key] = without_files(config[key])
     network = build_network(config, bundle / "configs" / "inference.json")
     load_weights(network, model_file)
     return Deployed(
@@ -175,23 +177,36 @@ def resolved(node: Any, config: Mapping[str, Any]) -> Any:
     return node
 
 
-def channels_after_loading(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Return preprocessing in which the channel axis is the duty of a transform of its own.
+def without_files(transforms: Mapping[str, Any]) -> dict[str, Any]:
+    """Return pre- or postprocessing as MONAI Deploy can build it, which leaves out what loads and saves.
 
-    MONAI Deploy leaves out what loads and gives volumes without channels, so that loading must do nothing else.
+    It gives volumes without channels, so that loading must do nothing else; nor is our reader installed there.
 
     Args:
-        preprocessing: a ``Compose`` as configured.
+        transforms: a ``Compose`` as configured.
     """
-    transforms = []
-    for transform in preprocessing["transforms"]:
-        loads = isinstance(transform, Mapping) and str(transform.get("_target_", "")).endswith("LoadImaged")
-        if loads and transform.get("ensure_channel_first"):
-            transforms.append({key: value for key, value in transform.items() if key != "ensure_channel_first"})
-            transforms.append({"_target_": "EnsureChannelFirstd", "keys": transform["keys"]})
-        else:
-            transforms.append(transform)
-    return {**preprocessing, "transforms": transforms}
+    result = []
+    for transform in transforms["transforms"]:
+        target = str(transform.get("_target_", "")) if isinstance(transform, Mapping) else ""
+        if not target.endswith(("LoadImaged", "SaveImaged")):
+            result.append(transform)
+            continue
+        kept = ("reader", "writer", "ensure_channel_first")
+        result.append({key: value for key, value in transform.items() if key not in kept})
+        if transform.get("ensure_channel_first"):
+            result.append({"_target_": "EnsureChannelFirstd", "keys": transform["keys"]})
+    return {**transforms, "transforms": result}
+
+
+def preprocessing_of(config: Mapping[str, Any]) -> Compose:
+    """Return the preprocessing of a configuration, on the CPU, reading as training and the site do.
+
+    Args:
+        config: as of ``configs/deploy.json``.
+    """
+    configured: Compose = ConfigParser({**config, "device": "cpu"}).get_parsed_content("preprocessing")
+    load = LoadImaged("image", reader="dacal_med.io.Reader")
+    return Compose([load if isinstance(step, LoadImaged) else step for step in configured.transforms])
 
 
 def training_seed(model_file: Path, given: int | None) -> int:

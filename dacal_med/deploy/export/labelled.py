@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import Datalist
+from dacal_med.deploy.export.deployed import preprocessing_of
 from dacal_med.deploy.export.window_fit import WindowSample
 from dacal_med.deploy.runtime.model import background_class
 from dacal_med.engines.evaluator import predict_probabilities
@@ -48,10 +49,9 @@ class LabelledCases:
         self.base: nn.Module = network.network if isinstance(network, CalibratedNetwork) else network
         self.seed = seed
         self._inferer: Inferer = parser.get_parsed_content("inferer")
-        image: Compose = parser.get_parsed_content("preprocessing")
         self._read = Compose(
             [
-                image,
+                preprocessing_of(config),
                 LoadImaged("label", reader="dacal_med.io.Reader", as_label=True, ensure_channel_first=True),
                 LabelsToChannelsd("label", datalist.label_values, datalist.ignore_values),
                 # Whatever moved the image's grid moves the label's.

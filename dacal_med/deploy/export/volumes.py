@@ -11,13 +11,13 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose, SpatialPad
+from monai.transforms import SpatialPad
 from torch import Tensor, nn
 
 from dacal_med.command_line import literal
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import FILE_NAME, load_datalist
-from dacal_med.deploy.export.deployed import Deployed
+from dacal_med.deploy.export.deployed import Deployed, preprocessing_of
 from dacal_med.io.errors import InputError
 
 SIZES = 3
@@ -67,7 +67,7 @@ def try_out(network: nn.Module, config: Mapping[str, Any], files: Sequence[Path]
     Raises:
         InputError: if an image cannot be read or the network cannot take its own window.
     """
-    read: Compose = ConfigParser({**config, "device": "cpu"}).get_parsed_content("preprocessing")
+    read = preprocessing_of(config)
     images = []
     for number in range(SIZES):
         path = files[number * len(files) // SIZES]

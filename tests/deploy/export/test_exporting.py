@@ -20,7 +20,7 @@ from dacal_med.data.datalist import load_cases
 from dacal_med.deploy.export import exporting, folder, packages
 from dacal_med.deploy.export.archives import normalised
 from dacal_med.deploy.export.checking import check_formats, compare, load_network
-from dacal_med.deploy.export.deployed import build_network, channels_after_loading, load_deployed, without_pretraining
+from dacal_med.deploy.export.deployed import build_network, without_files, load_deployed, without_pretraining
 from dacal_med.deploy.export.packages import bill_of_materials, closure, needed, packages_of, requirements
 from dacal_med.deploy.export.volumes import accepted_sizes
 from dacal_med.deploy.runtime import checksums
@@ -174,7 +174,7 @@ def test_other_networks_stay_as_they_are(definition):
 
 def test_loading_and_the_channel_axis_are_two_transforms():
     loading = {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}
-    found = channels_after_loading({"_target_": "Compose", "transforms": [loading, "@intensity"]})
+    found = without_files({"_target_": "Compose", "transforms": [loading, "@intensity"]})
     assert found["transforms"] == [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
