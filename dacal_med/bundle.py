@@ -6,13 +6,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
-import json
 import os
 import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from fire.parser import DefaultParseValue
 from monai.bundle import ComponentLocator, ConfigParser
 from monai.utils import optional_import
 
+from dacal_med.command_line import check_texts, config_files, options
 from dacal_med.explanations import LONGEST, show_input_errors_plainly
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
@@ -99,7 +99,7 @@ def find_root(name: str) -> str:
     Raises:
         InputError: if none of the places holds ``configs/metadata.json``.
     """
-    candidates = [Path(file).resolve().parent.parent for file in _config_files(sys.argv[1:])]
+    candidates = [Path(file).resolve().parent.parent for file in _config_files(options(sys.argv[1:]))]
     candidates += [Path.cwd(), Path.cwd() / "bundles" / name]
     for folder in candidates:
         if (folder / "configs" / "metadata.json").is_file():
@@ -180,17 +180,7 @@ def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     """
     names = [str(files)] if isinstance(files, str | Path) else [str(file) for file in files]
     for name in names:
-        if not given_path(name, "config_file").is_file():
-            raise InputError(f"config_file: found no file {name}")
-        try:
-            content = ConfigParser.load_config_file(name)
-        except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
-            problem = " ".join(str(error).split())[:LONGEST]
-            raise InputError(
-                f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
-            ) from error
-        if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-            raise InputError(f"{name}: found a {type(content).__name__}, wanted an object with names as keys")
+        read_file(name)
     try:
         merged: dict[str, Any] = ConfigParser.load_config_files(names)
     except Exception as error:  # a key that reaches into what is no object
@@ -198,8 +188,31 @@ def read_config(files: str | Path | Sequence[str | Path]) -> dict[str, Any]:
     return merged
 
 
+def read_file(name: str) -> dict[str, Any]:
+    """Read one configuration file, or a file of arguments, with its keys as written.
+
+    Args:
+        name: of a JSON or YAML file.
+
+    Raises:
+        InputError: naming the file that is missing, malformed or no object.
+    """
+    if not given_path(name, "config_file").is_file():
+        raise InputError(f"config_file: found no file {name}")
+    try:
+        content = ConfigParser.load_config_file(name)
+    except Exception as error:  # two parsers, their depth, the encoding, a key twice, another ending
+        problem = " ".join(str(error).split())[:LONGEST]
+        raise InputError(
+            f"{name}: cannot be read as a configuration ({type(error).__name__}: {problem}); wanted JSON or YAML"
+        ) from error
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise InputError(f"{name}: found a {type(content).__name__}, wanted an object with names as keys")
+    return content
+
+
 def check_overrides(argv: Sequence[str]) -> None:
-    """Refuse overrides that would silently change nothing, and settings of the wrong kind.
+    """Refuse overrides that would silently change nothing, texts that would be changed, and settings of the wrong kind.
 
     MONAI adds an unknown key, so that ``--max_epoch 5`` would change nothing, and drops an override of ``None``.
 
@@ -209,17 +222,18 @@ def check_overrides(argv: Sequence[str]) -> None:
     Raises:
         InputError: naming the key, and the closest known ones or what was wanted.
     """
-    files = _config_files(argv)
+    typed = options(argv)
+    files = _config_files(typed)
     if not files:
         return
     config = read_config(files)
-    arguments_file = dict(_options(argv)).get("args_file")
-    overrides = {} if arguments_file is None else read_config(arguments_file)
-    for key, value in _options(argv):
-        check_value(key, value)
-        overrides[key] = DefaultParseValue(value)
-    check_keys(config, overrides)
-    check_settings({**config, **overrides})
+    overrides = read_file(typed["args_file"]) if "args_file" in typed else {}
+    for key, text in typed.items():
+        check_value(key, text)
+    check_keys(config, [*overrides, *typed])
+    given = {key: value for key, value in {**config, **overrides}.items() if key not in RUN_ARGUMENTS}
+    check_texts(given, {key: text for key, text in typed.items() if key not in RUN_ARGUMENTS})
+    check_settings({**given, **{key: DefaultParseValue(text) for key, text in typed.items()}})
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -306,31 +320,9 @@ def _parameters(target: str | None) -> list[str]:
     return ["**" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
 
 
-def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield ``(name, value)`` of ``--name value`` and ``--name=value``."""
-    for position, word in enumerate(argv):
-        if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            following = argv[position + 1] if position + 1 < len(argv) else ""
-            yield name, value if equals else following
-
-
-def _config_files(argv: Sequence[str]) -> list[str]:
-    """Return the configuration files named on a command line, those that exist."""
-    options = dict(_options(argv))
-    value: Any = options.get("config_file")
-    if value is None and "args_file" in options and os.path.isfile(options["args_file"]):
-        value = read_config(options["args_file"]).get("config_file")
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = value.strip()
-        if value.startswith("["):
-            # Fire accepts Python and JSON lists, quoted or not.
-            try:
-                value = json.loads(value.replace("'", '"'))
-            except json.JSONDecodeError:
-                value = [item.strip(" '\"") for item in value.strip("[]").split(",")]
-        else:
-            value = [item.strip() for item in value.split(",")]
-    return [file for file in value if os.path.isfile(file)]
+def _config_files(typed: Mapping[str, str]) -> list[str]:
+    """Return the configuration files that the options of a command line name, those that exist."""
+    value: Any = typed.get("config_file")
+    if value is None and os.path.isfile(typed.get("args_file", "")):
+        value = read_file(typed["args_file"]).get("config_file")
+    return config_files(value)

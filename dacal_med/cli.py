@@ -104,14 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _usable(options: argparse.Namespace) -> argparse.Namespace:
-    """Return a command's options once each path among them can be looked for.
+    """Return a command's options once each path among them can be looked for, ``~`` as somebody's home.
 
     Raises:
         InputError: naming the option.
     """
     for name, value in vars(options).items():
         if isinstance(value, Path):
-            given_path(value, name)
+            setattr(options, name, given_path(value, name, home=True))
     return options
 
 

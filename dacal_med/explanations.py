@@ -20,6 +20,8 @@ from dacal_med.io.errors import InputError
 _MONAI_BUNDLE = str(Path(monai_bundle.__file__).parent) + os.sep
 _MONAI_INSTANTIATE = instantiate.__code__.co_filename
 LONGEST = 500  # characters of a problem that is told
+# What the packages of the extra `train` are imported as.
+TRAINING = ("filelock", "matplotlib", "numba", "packaging", "psutil", "scipy", "skimage", "tensorboard", "tqdm")
 
 
 def show_input_errors_plainly() -> None:
@@ -44,18 +46,25 @@ def explained(error: BaseException) -> str | None:
 
     That is an :class:`InputError`, or what MONAI raises where a configuration cannot be built: a target or reference
     that does not exist, references in a circle, arguments that a target does not take, an expression that fails by
-    itself. An error inside what an expression calls is none. With the environment variable ``DACAL_MED_TRACEBACK=1``
-    nothing is explained, so that the traceback is seen.
+    itself; or a package of the extra ``train`` is missing. An error inside what an expression calls is none. With the
+    environment variable ``DACAL_MED_TRACEBACK=1`` nothing is explained, so that the traceback is seen.
     """
     if os.environ.get("DACAL_MED_TRACEBACK") == "1":
         return None
     cause = input_error_in(error)
-    return configuration_problem(error) if cause is None else str(cause)
+    return missing_package(error) or configuration_problem(error) if cause is None else str(cause)
 
 
 def input_error_in(error: BaseException | None) -> InputError | None:
     """Return the :class:`InputError` that ``error`` is or was raised from, or ``None``."""
     return next((link for link in _chain(error) if isinstance(link, InputError)), None)
+
+
+def missing_package(error: BaseException) -> str | None:
+    """Return in one line that a package of the extra ``train`` is missing, or ``None`` if ``error`` is none of that."""
+    names = [str(link.name) for link in _chain(error) if isinstance(link, ModuleNotFoundError)]
+    found = next((name for name in names if name.split(".")[0] in TRAINING), None)
+    return None if found is None else f"found no package {found}, wanted pip install 'dacal-med[train]'"
 
 
 def configuration_problem(error: BaseException) -> str | None:

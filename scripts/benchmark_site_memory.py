@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -26,6 +25,7 @@ import psutil
 import torch
 from torch import nn
 
+from dacal_med import __version__
 from dacal_med.deploy.export.site_config import site_inference_config
 from dacal_med.deploy.runtime import checksums
 from dacal_med.io.files import write_json
@@ -68,6 +68,7 @@ def write_export(folder: Path, spacing: Sequence[float], classes: int) -> None:
         "padding": 1,
     }
     metadata = json.loads((BUNDLE / "configs" / "metadata.json").read_text(encoding="utf-8"))
+    metadata["dacal_med_version"] = __version__
     names = ["background", *[f"class {k}" for k in range(1, classes)]]
     metadata["network_data_format"]["outputs"]["pred"]["channel_def"] = {str(k): n for k, n in enumerate(names)}
     metadata["network_data_format"]["inputs"]["image"]["modality"] = "CT"
@@ -76,7 +77,6 @@ def write_export(folder: Path, spacing: Sequence[float], classes: int) -> None:
     (folder / "models").mkdir()
     torch.manual_seed(0)
     torch.save(nn.Conv3d(1, classes, 3, padding=1).state_dict(), folder / "models" / "model.pt")
-    shutil.copytree(ROOT / "dacal_med" / "site", folder / "dacal_site", ignore=shutil.ignore_patterns("__pycache__"))
     checksums.write(folder)
 
 
@@ -93,15 +93,14 @@ def measure(export: Path, images: Path, out: Path) -> dict[str, float]:
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]
     line += ["--dataset_dir", str(images), "--output_dir", str(out)]
     out.mkdir(parents=True)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     peak, disk, began = 0, 0, time.monotonic()
     with (out / "log.txt").open("w", encoding="utf-8") as log:
-        process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT, env=environment)
+        process = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT)
         watched = psutil.Process(process.pid)
         while process.poll() is None:
             try:
                 peak = max(peak, watched.memory_info().rss)
-                scratch = [file.stat().st_size for file in out.glob(".dacal_site_*/*")]
+                scratch = [file.stat().st_size for file in out.glob(".dacal_med_*/*")]
                 disk = max(disk, sum(scratch))
             except (psutil.NoSuchProcess, FileNotFoundError):
                 continue

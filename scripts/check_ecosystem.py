@@ -77,7 +77,6 @@ def zoo_metadata(site: Path) -> str:
 
 
 def zoo_network(site: Path) -> str:
-    sys.path.insert(0, str(site))  # as from inside the folder: the network's code may lie in dacal_site
     verify_net_in_out(
         net_id="network_def",
         meta_file=str(site / "configs" / "metadata.json"),

@@ -40,9 +40,9 @@ import torch
 from ignite.engine import Events
 
 from dacal_med.comparison.facts import current_commit, describe_machine
+from dacal_med.core.weights import load_safely
 from dacal_med.engines import AdaptationTrainer, CalibrationEvaluator
 from dacal_med.engines.feedback import TemperatureFeedback
-from dacal_med.engines.weights import load_safely
 from dacal_med.handlers import AdaptationReport, EvaluationReport, ResumableCheckpoint
 from dacal_med.io.files import write_bytes
 from scripts.synthetic import boxes, make_trainer, unet

@@ -36,8 +36,6 @@ def sigterm():
         [f"--config_file={TRAIN}"],
         ["--config_file", f"['{TRAIN}', '{HARD}']"],
         ["--config_file", f'["{TRAIN}","{HARD}"]'],
-        ["--config_file", f"{TRAIN},{HARD}"],
-        ["--config_file", f"[{TRAIN},{HARD}]"],
     ],
 )
 def test_finds_the_bundle_of_the_configuration(monkeypatch, tmp_path, words):

@@ -95,7 +95,7 @@ def files_with(pattern: str) -> list[str]:
 def test_every_torch_load_is_a_tested_one():
     """A third place that loads must come here."""
     found = files_with(r"\b(torch\.load|np\.load|numpy\.load|load_state_dict_from_url)\(")
-    assert found == ["dacal_med/data/caching.py", "dacal_med/engines/weights.py", "dacal_med/deploy/runtime/model.py"]
+    assert found == ["dacal_med/core/weights.py", "dacal_med/data/caching.py", "dacal_med/deploy/runtime/model.py"]
 
 
 def test_torchscript_is_loaded_from_exports_alone():
@@ -105,11 +105,13 @@ def test_torchscript_is_loaded_from_exports_alone():
 
 
 def test_inference_configurations_run_nothing_but_monai():
-    """But for the networks of street scenes, which MONAI does not have."""
+    """But for the networks of street scenes, which MONAI does not have, and the reader and writer of all images."""
     for path in sorted((ROOT / "bundles").glob("*/configs/inference.json")):
         text = path.read_text(encoding="utf-8")
         targets = re.findall(r'"_target_": "([^"]+)"', text)
         assert targets
         foreign = [target for target in targets if "." in target and not target.startswith("monai.")]
         assert foreign in ([], ["dacal_med.networks.segmentation_network"]), path
-        assert text.count("dacal_med") == len(foreign), path
+        files = re.findall(r"[\"']dacal_med\.io\.(Reader|Writer)[\"']", text)
+        assert files == ["Reader", "Writer", "Writer"]
+        assert text.count("dacal_med") == len(foreign) + len(files), path

@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from dacal_med.command_line import literal
 from dacal_med.comparison.benchmark_table import (
     benchmark_markdown,
     benchmark_values,
@@ -114,7 +115,7 @@ class Benchmark:
             methods=self.methods,
             seeds=self.seeds,
             folder=self.out,
-            overrides=(*self.overrides, ("dataset_dir", str(self.data_root))),
+            overrides=(*self.overrides, ("dataset_dir", literal(self.data_root))),
         )
         failures = comparison.run(max_parallel, command)
         result = json.loads((self.out / "comparison.json").read_bytes())

@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from dacal_med.bundle import check_overrides, read_config
+from dacal_med.command_line import literal
 from dacal_med.comparison.aggregate import collect, pooled_tables, read_metrics, run_folder
 from dacal_med.comparison.document import write_comparison
 from dacal_med.comparison.facts import describe_run
@@ -25,9 +24,10 @@ from dacal_med.comparison.posthoc import DONE
 from dacal_med.comparison.schedule import Job, Outcome, run_jobs
 from dacal_med.data import Datalist, oracle_folds
 from dacal_med.handlers.checkpoint import KEPT
+from dacal_med.handlers.claim import claim, release
 from dacal_med.handlers.sums import load_sums, save_sums
 from dacal_med.io.errors import InputError
-from dacal_med.io.files import check_writable, write_json
+from dacal_med.io.files import write_json
 
 SHARED = "source_only"
 """The method whose warm-up and settling the others of a seed start from."""
@@ -81,16 +81,18 @@ class Comparison:
             raise InputError(f"--seeds: found {list(self.seeds)}, wanted at least one, each once")
         config = self._config()
         methods = fit_to_host(methods, config.get("host"))
-        check_writable(self.folder)
         datalist: Datalist = config.get_parsed_content("datalist")
         if len(datalist.target_val) < FOLDS:
             raise InputError(
                 f"{datalist.root}: 'target_val' has {len(datalist.target_val)} labelled case(s), wanted at least "
                 f"{FOLDS}: methods are compared on them, and a spread over cases needs two"
             )
-        with _alone_in(self.folder):
+        claim(self.folder, "--out")
+        try:
             jobs = self._jobs(methods, config)
             outcomes = run_jobs(list(jobs.values()), max_parallel)
+        finally:
+            release(self.folder)
         failures = self._failures(methods, jobs, outcomes)
         for seed in self.seeds:
             if ORACLE in {m.name for m in methods} and (ORACLE, seed) not in failures:
@@ -114,7 +116,8 @@ class Comparison:
         check_overrides(["--config_file", str(list(self.config_files)), *self._words()])
         # As `monai.bundle run` reads its command line; the bundle's folder is that of its configuration.
         root = Path(self.config_files[0]).resolve().parent.parent
-        parser.update({"bundle_root": str(root), **{key: DefaultParseValue(value) for key, value in self.overrides}})
+        parser.update({"bundle_root": literal(root)})
+        parser.update({key: DefaultParseValue(value) for key, value in self.overrides})
         return parser
 
     def _check_keys(self, methods: Sequence[Method]) -> None:
@@ -163,7 +166,7 @@ class Comparison:
         extra: list[str] = []
         if shared is not None and method.name not in (SHARED, ORACLE):
             following = (f"{SHARED}, seed {seed}",)
-            extra = ["--fork_from", str(shared)]
+            extra = ["--fork_from", literal(shared)]
         name = f"{method.name}, seed {seed}" + (f", {part}" if part else "")
         command, files = self._command(folder, overlay, folder / "model.pt", seed, dataset)
         return Job(name, folder, (*command, *extra), ("--resume", "true"), following=following, inputs=files)
@@ -174,7 +177,7 @@ class Comparison:
             **method.overrides,
             "calibration": {
                 "_target_": "dacal_med.comparison.posthoc.PostHocCalibration",
-                "folders": {name: str(run_folder(self.folder, f"{method.name}+{name}", seed)) for name in names},
+                "folders": {name: literal(run_folder(self.folder, f"{method.name}+{name}", seed)) for name in names},
                 "evaluator": "@validate#evaluator",
                 "network": "@network",
                 "held_out": "@held_out_dataset",
@@ -199,7 +202,8 @@ class Comparison:
         write_json(file, dict(overlay))
         files = [*self.config_files, str(file)]
         line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(files)]
-        line += ["--output_dir", str(folder), "--model_file", str(model), "--dataset_dir", dataset, "--seed", str(seed)]
+        line += ["--output_dir", literal(folder), "--model_file", literal(model)]
+        line += ["--dataset_dir", literal(dataset), "--seed", str(seed)]
         line += [word for key, value in self.overrides if key != "dataset_dir" for word in (f"--{key}", value)]
         return tuple(line), tuple(map(Path, files))
 
@@ -220,20 +224,6 @@ class Comparison:
                 if messages:
                     failures[method.name, seed] = messages[0]
         return failures
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a folder, so that no second comparison trains into the same runs; the lock ends with the process."""
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        raise InputError(f"--out: another comparison is running in {folder}; wait for it, or give another") from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _warms_up(config: ConfigParser) -> bool:

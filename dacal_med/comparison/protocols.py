@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-import re
+from ast import literal_eval
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +80,8 @@ def check_folder(folder: Path, protocol: Protocol) -> None:
     for record in sorted((folder / "runs").rglob(RECORD)):
         try:
             command = json.loads(record.read_bytes())["command"]
-            files = re.findall(r"[^/\\']+\.json", command[command.index("--config_file") + 1])
-        except (OSError, ValueError, KeyError, TypeError, IndexError):
+            files = [Path(file).name for file in literal_eval(command[command.index("--config_file") + 1])]
+        except (OSError, SyntaxError, ValueError, KeyError, TypeError, IndexError):
             continue  # the job itself tells what is wrong with its record
         overlays = tuple(name for name in files if name in known)
         others = [other.name for other in PROTOCOLS.values() if other.overlays == overlays]

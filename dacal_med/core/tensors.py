@@ -15,7 +15,9 @@ INTERPOLATIONS = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 def plain(value: Any) -> Tensor:
     """Return a tensor with meta data (MONAI's ``MetaTensor``, known by ``as_tensor``) or an array as a plain tensor."""
-    return value.as_tensor() if hasattr(value, "as_tensor") else torch.as_tensor(value)
+    if hasattr(value, "as_tensor"):
+        return value.as_tensor()
+    return value if isinstance(value, Tensor) else torch.as_tensor(value)  # which a trace would take for a constant
 
 
 def at_least_single(tensor: Tensor) -> Tensor:

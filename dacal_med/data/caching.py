@@ -24,16 +24,17 @@ from typing import Any
 import monai
 import psutil
 import torch
-from monai.data import CacheDataset, PersistentDataset
 from monai.data import Dataset as MonaiDataset
+from monai.data import PersistentDataset
 from monai.transforms import Compose
 
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import PATIENT, Datalist
-from dacal_med.data.fingerprint import describe, file_state
-from dacal_med.data.images import read_header
+from dacal_med.data.fingerprint import describe
+from dacal_med.data.in_memory import MemoryDataset
 from dacal_med.io.errors import InputError
-from dacal_med.io.files import replacing
+from dacal_med.io.files import file_state, replacing
+from dacal_med.io.reading import read_header
 
 KINDS = ("auto", "memory", "disk", "none")
 _SHARE = 0.5  # of the memory, or of the room on the disk, that decoded images may take
@@ -90,10 +91,10 @@ class Caching:
 
     def _decoded(self, entry: Mapping[str, str]) -> int:
         header = read_header(entry["image"])
-        size = list(header.spatial_shape)
+        size = list(header.shape)
         if header.affine is not None and self.spacing is not None and len(self.spacing) == len(size):
             # As many millimetres along each axis of the patient, whatever the order of the file's axes.
-            pairs = zip(header.spacing(), self.spacing, strict=True)
+            pairs = zip(header.patient_spacing, self.spacing, strict=True)
             size[0] = math.ceil(size[0] * math.prod(old / new for old, new in pairs))
         voxels = math.prod(size)
         if self.smallest is not None:
@@ -132,7 +133,7 @@ def make_dataset(data: Sequence[Mapping[str, Any]], transform: Compose, caching:
         return DiskDataset(entries, transform, caching.folder)
     if kind == "none":
         return MonaiDataset(entries, transform)
-    return CacheDataset(entries, transform, cache_rate=share, progress=False)
+    return MemoryDataset(entries, transform, cache_rate=share, progress=False)
 
 
 class DiskDataset(PersistentDataset):

@@ -13,10 +13,10 @@ import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from glob import escape
 from pathlib import Path
 
-from dacal_med.data.fingerprint import file_state
-from dacal_med.io.files import given_path, write_json
+from dacal_med.io.files import file_state, given_path, write_json
 
 State = list[list[int]]
 _FORMAT = 2  # another number where more is checked, so that all is read again
@@ -43,7 +43,7 @@ class CheckedFiles:
         self._known = _Files()
         self._new = _Files()
         self._written = time.monotonic()
-        for file in sorted(self._path.parent.glob(f"{self._path.stem}*.json")) if self._path else ():
+        for file in sorted(self._path.parent.glob(f"{escape(self._path.stem)}*.json")) if self._path else ():
             found = _read(file)
             self._known.update(found)
             if file == self._own:

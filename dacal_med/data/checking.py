@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,11 +15,10 @@ from tqdm import tqdm
 
 from dacal_med.data.checked import CheckedFiles
 from dacal_med.data.datalist import FILE_NAME, Datalist
-from dacal_med.data.images import ImageHeader, read_header, read_image
+from dacal_med.data.modality import keep_what_is_checked
 from dacal_med.io.errors import InputError
-from dacal_med.io.volumes import finite_in_single
-
-_CORNER_TOLERANCE = 0.1  # of a voxel: headers store single precision, rounded differently by every tool
+from dacal_med.io.image import Header, check_place, finite_in_single
+from dacal_med.io.reading import read_header, read_image
 
 
 @dataclass(frozen=True)
@@ -61,16 +61,23 @@ def check_data(
             file.
     """
     pairs = list(_pairs(datalist))
+    keep_what_is_checked()
+    notes: dict[str, list[str]] = {}
     for image, label in tqdm(pairs, desc="headers", disable=not progress):
         header = read_header(image)
+        for note in header.notes:
+            notes.setdefault(note, []).append(image)
         _check_axes(image, header, spatial_dims)
         if header.channels != in_channels:
             raise InputError(f"{image}: found {header.channels} channel(s); wanted {in_channels}.")
         if label is not None:
-            label_header = read_header(label)
+            label_header = read_header(label, as_label=True)
             if label_header.channels != 1:
                 raise InputError(f"{label}: found {label_header.channels} channels; wanted 1, holding label values.")
-            check_geometry(image, header, label, label_header)
+            check_place(header, image, label_header, label)
+    for note, found in notes.items():
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        warnings.warn(f"{found[0]}{more}: {note}", stacklevel=2)
     counts = dict.fromkeys((*datalist.class_names, *(("ignore",) if datalist.ignore_values else ())), 0)
     labels = 0
     share = pairs[idist.get_rank() :: idist.get_world_size()]
@@ -93,8 +100,8 @@ def _pairs(datalist: Datalist) -> Iterator[tuple[str, str | None]]:
         yield entry["image"], entry.get("label")
 
 
-def _check_axes(path: str, header: ImageHeader, spatial_dims: int) -> None:
-    shape = header.spatial_shape
+def _check_axes(path: str, header: Header, spatial_dims: int) -> None:
+    shape = header.shape
     if len(shape) != spatial_dims:
         raise InputError(f"{path}: found {len(shape)} spatial axes, shape {shape}; wanted {spatial_dims}.")
     if min(shape) < 2:
@@ -103,38 +110,8 @@ def _check_axes(path: str, header: ImageHeader, spatial_dims: int) -> None:
         )
 
 
-def check_geometry(image: str, header: ImageHeader, label: str, label_header: ImageHeader) -> None:
-    """Check that a label lies on its image: equal shapes, corresponding corners of the grids at the same place.
-
-    Args:
-        image: name of the image, for the message.
-        header: of the image.
-        label: name of the label, for the message.
-        label_header: of the label.
-
-    Raises:
-        InputError: another shape, or corners more than a tenth of a voxel apart.
-    """
-    if label_header.spatial_shape != header.spatial_shape:
-        raise InputError(
-            f"{label}: found shape {label_header.spatial_shape}; wanted {header.spatial_shape}, that of {image}."
-        )
-    if header.affine is None or label_header.affine is None:
-        return
-    shape = header.spatial_shape
-    indices = np.stack(np.meshgrid(*[[0, n - 1] for n in shape], indexing="ij")).reshape(len(shape), -1)
-    corners = np.vstack([indices, np.zeros((3 - len(shape), indices.shape[1])), np.ones((1, indices.shape[1]))])
-    apart = np.linalg.norm(((header.affine - label_header.affine) @ corners)[:3], axis=0).max()
-    voxel = np.linalg.norm(header.affine[:3, :3], axis=0)[: len(shape)].min()
-    if not apart <= _CORNER_TOLERANCE * voxel:
-        raise InputError(
-            f"{label}: lies up to {apart:.3g} mm away from its image {image} (another origin, direction or spacing); "
-            "wanted the same affine."
-        )
-
-
 def _check_image(path: str) -> None:
-    array, _ = read_image(path)
+    array = read_image(path, keep=True).array
     bad = int(array.size - finite_in_single(array).sum())
     if bad:
         raise InputError(
@@ -154,7 +131,7 @@ def _count_labels(path: str, datalist: Datalist, counts: dict[str, int], known: 
 
 
 def _values(path: str, names: Collection[int], datalist: Datalist) -> dict[int, int]:
-    array, _ = read_image(path)
+    array = read_image(path, as_label=True, keep=True).array
     # Counting a few known values is many times faster than sorting a large volume.
     found = {value: int(np.count_nonzero(array == value)) for value in names}
     if sum(found.values()) != array.size:

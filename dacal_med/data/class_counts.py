@@ -17,9 +17,9 @@ import numpy as np
 from tqdm import tqdm
 
 from dacal_med.data.datalist import Datalist
-from dacal_med.data.images import read_image
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import write_bytes
+from dacal_med.io.reading import read_image
 
 FILE_NAME = "class_counts.json"
 _VERSION = 1
@@ -101,6 +101,6 @@ def read_class_counts(
 def _count(datalist: Datalist, entries: Sequence[Mapping[str, str]]) -> np.ndarray:
     counts = np.zeros((len(entries), datalist.num_classes), dtype=np.int64)
     for row, entry in zip(counts, tqdm(entries, desc="class counts"), strict=True):
-        array, _ = read_image(entry["label"])
+        array = read_image(entry["label"], as_label=True).array
         row[:] = [np.count_nonzero(array == value) for value in datalist.label_values]
     return counts

@@ -11,6 +11,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,12 +19,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
-from dacal_med.data.images import is_picture, read_header, read_image
+from dacal_med.data.modality import modality_of
+from dacal_med.data.places import existing, find_place
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
-from dacal_med.io.volumes import LARGEST_MM, SMALLEST_MM
+from dacal_med.io.image import LARGEST_MM, SMALLEST_MM
+from dacal_med.io.reading import is_picture, read_header
 from dacal_med.kinds import is_number
 
 FILE_NAME = "datalist.json"
@@ -33,8 +34,6 @@ IGNORE_NAMES = frozenset({"ignore", "void", "unlabeled", "unlabelled"})
 _REQUIRED_KEYS = ("labels", "source", "target_train")
 _KNOWN_KEYS = (*_REQUIRED_KEYS, "target_val", "name", "spacing_mm", "modality")
 _OF_CASES = ("labels", "cases")
-_CT_BELOW = -200.0  # only Hounsfield units reach this far below zero: air and lung
-_SAMPLED_IMAGES = 3
 _SHOWN = 200  # characters of a value in a message
 
 
@@ -101,7 +100,7 @@ class Datalist:
             return (1.0,) * spatial_dims
         sizes = []
         for image in images:
-            spacing = read_header(image).spacing()
+            spacing = read_header(image).patient_spacing
             if len(spacing) != spatial_dims:
                 raise InputError(f"{image}: found {len(spacing)} spatial axes; wanted {spatial_dims}.")
             sizes.append(spacing)
@@ -174,7 +173,7 @@ def load_cases(dataset_dir: str | Path) -> Datalist:
 
 def _file(dataset_dir: str | Path) -> Path:
     """The file that a folder or the file itself stands for."""
-    given = given_path(dataset_dir, "dataset_dir", home=True)
+    given = existing(given_path(dataset_dir, "dataset_dir", home=True))
     return given_path(given if given.suffix == ".json" else given / FILE_NAME, "dataset_dir")
 
 
@@ -253,7 +252,7 @@ def _entries(
             name = item.get(part)
             if not isinstance(name, str) or not name:
                 raise InputError(f"{path}: '{key}'[{number}] has no '{part}' (found {_shown(item)}); wanted a path.")
-            entry[part], there = _place(root, name)
+            entry[part], there = find_place(root, name)
             if not there:
                 absent.append(f"{_shown(entry[part])} ('{key}'[{number}], {part})")
         for part in (GROUP, PATIENT):
@@ -270,7 +269,8 @@ def _entries(
         )
     if absent:
         more = f" and {len(absent) - 3} more" if len(absent) > 3 else ""
-        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}.")
+        windows = "; wanted paths from this folder, with '/' between folders" if "\\" in absent[0] else ""
+        raise InputError(f"{path}: names files that do not exist: {'; '.join(absent[:3])}{more}{windows}.")
     for number, entry in enumerate(entries):
         if "label" in entry and os.path.samefile(entry["image"], entry["label"]):
             raise InputError(
@@ -289,16 +289,7 @@ def _optional_name(item: Mapping[str, Any], part: str, where: str) -> str | None
     name = item[part]
     if not isinstance(name, str) or not name.strip():
         raise InputError(f"{where} has the {part} {_shown(name)}; wanted a non-empty name.")
-    return name.strip()
-
-
-def _place(root: Path, name: str) -> tuple[str, bool]:
-    """The absolute path of a name in the file, and whether something is there."""
-    try:
-        path = root / Path(name).expanduser()
-        return str(path), path.exists()
-    except (OSError, RuntimeError):  # a name that no file can have, the home of somebody who is unknown
-        return str(root / name), False
+    return unicodedata.normalize("NFC", name.strip())  # as macOS writes it, a patient would be two
 
 
 def _shown(value: Any) -> str:
@@ -369,16 +360,6 @@ def _modality(
     ):
         raise InputError(f'{path}: \'modality\' is {_shown(given)}; wanted {{"source": "CT", "target": "MR"}}.')
     return {
-        "source": given.get("source") or _infer_modality(source),
-        "target": given.get("target") or _infer_modality(target_train),
+        "source": modality_of([entry["image"] for entry in source], f"{path}: source", given.get("source")),
+        "target": modality_of([entry["image"] for entry in target_train], f"{path}: target", given.get("target")),
     }
-
-
-def _infer_modality(entries: Sequence[dict[str, str]]) -> str:
-    """Guess from a few images: "RGB" or "gray" for pictures, "CT" where most go below -200, otherwise "MR"."""
-    step = max(1, len(entries) // _SAMPLED_IMAGES)
-    images = [entry["image"] for entry in entries[::step][:_SAMPLED_IMAGES]]
-    if is_picture(images[0]):
-        return "RGB" if read_header(images[0]).channels == 3 else "gray"
-    below = [float(np.nanmin(read_image(image)[0])) < _CT_BELOW for image in images]
-    return "CT" if sum(below) * 2 > len(below) else "MR"

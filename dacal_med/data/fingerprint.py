@@ -30,15 +30,6 @@ def describe(value: Any) -> Any:
     return _describe(value, ())
 
 
-def file_state(value: Any) -> list[list[int]]:
-    """Return size and time in nanoseconds of the file or of the folder's files that a path names, if it names any."""
-    path = Path(value) if isinstance(value, (str, Path)) else None
-    if path is None or not path.exists():
-        return []
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-
-
 def _describe(value: Any, above: tuple[int, ...]) -> Any:
     if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, Enum)):
         return value

@@ -9,9 +9,12 @@ iteration waits for never comes.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _ENOUGH = 2  # processes that keep a step supplied with every kind of cache, see docs/results/loading.md
 
@@ -30,14 +33,36 @@ def loading_processes() -> int:
 def outlive_interruptions(_: int = 0) -> None:
     """Ignore SIGINT, and SIGTERM from others than the process that loads through this one.
 
-    For ``worker_init_fn`` of a ``DataLoader``. The process still ends when its parent says so or is gone (PyTorch's
-    watchdog). Where the system cannot tell who sent a signal (Windows, macOS), SIGTERM ends it as before.
+    For ``worker_init_fn`` of a ``DataLoader``. The process still ends when the one it loads for says so or is gone
+    (PyTorch's watchdog). Where the system cannot tell who sent a signal (Windows, macOS), SIGTERM ends it as before.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):
         # Blocked in this thread and in those it starts, so that only the one that waits for it receives it.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_told_by, args=(os.getppid(),), daemon=True).start()
+        # Not always the parent of this process: with `forkserver` that is the server.
+        owner = multiprocessing.parent_process()
+        told_by = os.getppid() if owner is None or owner.pid is None else owner.pid
+        threading.Thread(target=_end_when_told_by, args=(told_by,), daemon=True).start()
+    elif hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
+@contextmanager
+def starting_processes() -> Iterator[None]:
+    """Hold back SIGINT and SIGTERM while processes are started, in this one and in those.
+
+    A process that starts anew (``spawn``, ``forkserver``) imports for seconds before :func:`outlive_interruptions` can
+    act, and the server of ``forkserver`` never calls it.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _end_when_told_by(parent: int) -> None:

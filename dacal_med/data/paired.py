@@ -20,7 +20,8 @@ from monai.transforms import Randomizable
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from dacal_med.core.tensors import plain
-from dacal_med.data.loading_process import outlive_interruptions
+from dacal_med.data.loading_process import outlive_interruptions, starting_processes
+from dacal_med.io.reading import keep_voxels
 
 Transform = Callable[[Any], Any]
 KEYS = ("image", "label")
@@ -304,9 +305,12 @@ class PairedLoader:
 
     def __iter__(self) -> Iterator[dict[str, dict[str, torch.Tensor]]]:
         """Batches from ``self.iteration`` on, without end."""
+        keep_voxels(0)  # what the checks kept was taken by the data sets, or has no room there
         self._draws.first_iteration = self.iteration
         iteration = self.iteration
-        for batch in self._loader:
+        with starting_processes():
+            batches = iter(self._loader)
+        for batch in batches:
             iteration += 1
             self.iteration = iteration
             yield batch

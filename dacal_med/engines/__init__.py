@@ -9,7 +9,6 @@ from dacal_med.core.regions import known_regions
 from dacal_med.engines.evaluator import CalibrationEvaluator
 from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.hosts import DACS, DAFormer, MaskedConsistency, MeanTeacher, SourceOnly, make_host
-from dacal_med.engines.hrda import HRDA
 from dacal_med.engines.labellers import make_labeller, make_temperature_learner
 from dacal_med.engines.losses import dice_cross_entropy
 from dacal_med.engines.meta import TemperatureLearner
@@ -21,7 +20,6 @@ from dacal_med.engines.trainer import AdaptationTrainer
 
 __all__ = [
     "DACS",
-    "HRDA",
     "AdaptationTrainer",
     "CalibrationEvaluator",
     "ComplementaryTruth",

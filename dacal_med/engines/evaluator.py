@@ -21,9 +21,9 @@ from dacal_med.core.scores import pool, summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.subsets import subset_classes
 from dacal_med.core.tensors import plain
-from dacal_med.data.images import is_picture
 from dacal_med.engines.parallel import own_rank, world_size
 from dacal_med.io.errors import InputError
+from dacal_med.io.reading import is_picture
 
 
 def predict_probabilities(inferer: Inferer, network: nn.Module, image: Tensor) -> Tensor:

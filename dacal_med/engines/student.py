@@ -17,10 +17,10 @@ from torch.optim import Optimizer
 from dacal_med.core.precision import Precision
 from dacal_med.core.tensors import at_least_single, seed_draws
 from dacal_med.engines.hosts import LossTerm
-from dacal_med.engines.hrda import HasAuxiliaryOutputs, in_window
 from dacal_med.engines.parallel import any_rank
 from dacal_med.engines.whole_batch import MicroBatches, needs_sums
 from dacal_med.io.errors import InputError
+from dacal_med.networks.hrda import HasAuxiliaryOutputs, in_window
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From logits, targets ``(B, C, *spatial)`` and weights ``(B, 1, *spatial)`` to a scalar."""

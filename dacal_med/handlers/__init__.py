@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from dacal_med.handlers.adaptation import AdaptationReport
 from dacal_med.handlers.checkpoint import ResumableCheckpoint
+from dacal_med.handlers.claim import claim
 from dacal_med.handlers.evaluation import EvaluationReport
 from dacal_med.handlers.progress import Progress
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
 from dacal_med.handlers.weights import load_weights, save_weights
-from dacal_med.io.files import check_writable
 
 __all__ = [
     "AdaptationReport",
@@ -18,7 +18,7 @@ __all__ = [
     "Progress",
     "ResumableCheckpoint",
     "TensorBoardCalibration",
-    "check_writable",
+    "claim",
     "load_weights",
     "save_weights",
 ]

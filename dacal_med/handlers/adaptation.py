@@ -18,7 +18,15 @@ from torch import nn
 
 from dacal_med.core.scores import reliability_table
 from dacal_med.engines.parallel import is_main
-from dacal_med.handlers.evaluation import EvaluationReport, save_figure, table_as_lists, table_from_lists
+from dacal_med.handlers.evaluation import (
+    CASES,
+    PICTURE,
+    SUMS,
+    EvaluationReport,
+    save_figure,
+    table_as_lists,
+    table_from_lists,
+)
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
 from dacal_med.handlers.weights import save_weights
 from dacal_med.io.errors import InputError
@@ -32,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MOMENTS = ("before", "after")
+NOT_MEASURED = "no labelled target cases in target_val: nothing was measured"
 
 
 class AdaptationReport:
@@ -43,8 +52,8 @@ class AdaptationReport:
     ``model_file``, and prints a table. Nothing is selected by what it measures: the deployed network is the last one.
 
     Args:
-        evaluation: measures on labelled target cases; ``None`` where there are none: then ``before`` and ``after`` are
-            null.
+        evaluation: measures on labelled target cases; where it has none, or is ``None``, ``before`` and ``after`` are
+            null, and there are no ``cases.csv``, ``statistics.pt`` and ``reliability.png``.
         output_dir: where reports go.
         model_file: where the deployed network's plain ``state_dict`` goes.
         deploy: ``"teacher"`` (default) or ``"student"``.
@@ -69,7 +78,7 @@ class AdaptationReport:
     ) -> None:
         if deploy not in ("teacher", "student"):
             raise InputError(f"deploy: found {deploy!r}, wanted 'teacher' or 'student'")
-        self.evaluation = evaluation
+        self.evaluation = evaluation if evaluation is not None and evaluation.has_cases else None
         self.output_dir = Path(output_dir)
         self.model_file = Path(model_file)
         self.deploy = deploy
@@ -189,14 +198,15 @@ class AdaptationReport:
         }
         write_json(self.output_dir / "metrics.json", result)
         if self.evaluation is None:
-            print(
-                f"weights: {self.model_file} (no labelled target cases in target_val: nothing was measured)", flush=True
-            )
+            for name in (CASES, SUMS, PICTURE):  # of an earlier run
+                (self.output_dir / name).unlink(missing_ok=True)
+            self.board.text("target_val", NOT_MEASURED)
+            print(f"weights: {self.model_file} ({NOT_MEASURED})", flush=True)
             return
         self.evaluation.write_cases(self.output_dir)
         curves = {moment: table_from_lists(self.tables[moment]) for moment in MOMENTS if moment in self.tables}
         what = "Foreground reliability" if self.evaluation.has_background else "Reliability"
-        save_figure(reliability_overlay(curves, f"{what} on target_val"), self.output_dir / "reliability.png")
+        save_figure(reliability_overlay(curves, f"{what} on target_val"), self.output_dir / PICTURE)
         shown = {moment: self.scores[moment] for moment in MOMENTS if self.scores[moment] is not None}
         table = score_table(shown, self.evaluation.evaluator.class_names, self.evaluation.has_background)
         print(f"\n{table}", flush=True)

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from ignite.engine import Engine, Events
 
+from dacal_med.core.weights import load_safely
 from dacal_med.engines.parallel import any_rank, barrier, is_main, world_size
 from dacal_med.engines.trainer import NonFiniteLossError
-from dacal_med.engines.weights import load_safely
+from dacal_med.handlers.claim import claim
 from dacal_med.handlers.soundness import check_parts, not_finite
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import replacing, write_bytes
@@ -128,6 +129,7 @@ class ResumableCheckpoint:
     def _start(self, trainer: AdaptationTrainer) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            claim(self.folder, "ckpt_dir")
             if is_main():
                 for leftover in self.folder.glob(".*.tmp"):  # of a process that was killed while it wrote
                     leftover.unlink()

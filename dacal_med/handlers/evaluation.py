@@ -22,9 +22,12 @@ from dacal_med.handlers.cases import CasePanels
 from dacal_med.handlers.sums import save_sums
 from dacal_med.handlers.temperatures import TemperatureMaps
 from dacal_med.handlers.tensorboard import TensorBoardCalibration
+from dacal_med.io.errors import InputError
 from dacal_med.io.files import write_bytes, write_json
 from dacal_med.reporting.reliability import reliability_overlay
 from dacal_med.reporting.tables import score_table
+
+CASES, SUMS, PICTURE = "cases.csv", "statistics.pt", "reliability.png"
 
 
 class EvaluationReport:
@@ -78,7 +81,15 @@ class EvaluationReport:
 
         Returns:
             The scores.
+
+        Raises:
+            InputError: if there is no case.
         """
+        if not self.has_cases:
+            raise InputError(
+                "validate#dataset: found no labelled case, wanted some to evaluate on; give them as 'target_val' in "
+                "the datalist.json"
+            )
         scores = self.measure(self.evaluator.network, step=0)
         if is_main():
             write_json(self.output_dir / "evaluation.json", scores)
@@ -91,12 +102,17 @@ class EvaluationReport:
                     },
                     f"Reliability on {self.tag}",
                 ),
-                self.output_dir / "reliability.png",
+                self.output_dir / PICTURE,
             )
             print(score_table({"score": scores}, self.evaluator.class_names, self.has_background), flush=True)
             print(f"scores: {self.output_dir / 'evaluation.json'}", flush=True)
         self.board.close()
         return scores
+
+    @property
+    def has_cases(self) -> bool:
+        """Whether there is anything to measure on."""
+        return len(self.evaluator.val_data) > 0
 
     @property
     def has_background(self) -> bool:
@@ -115,9 +131,9 @@ class EvaluationReport:
         for index, (case, group) in enumerate(zip(evaluator.cases, evaluator.groups, strict=True)):
             values = [score(case) for score in SCORES.values()]
             writer.writerow([index, group or "", *("" if v != v else f"{v:.6g}" for v in values)])
-        write_bytes(folder / "cases.csv", text.getvalue().encode())
+        write_bytes(folder / CASES, text.getvalue().encode())
         save_sums(
-            folder / "statistics.pt",
+            folder / SUMS,
             evaluator.cases,
             evaluator.class_names,
             evaluator.groups,

@@ -14,7 +14,7 @@ import torch
 
 from dacal_med.core.scores import summarise_run
 from dacal_med.core.statistics import SegmentationStatistics
-from dacal_med.engines.weights import load_safely
+from dacal_med.core.weights import load_safely
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path, write_bytes
 

@@ -100,6 +100,10 @@ class TensorBoardCalibration:
             values[f"{tag}_region/{region}/dice"] = found["dice"]
         self.scalars(step, {name: value for name, value in values.items() if value is not None})
 
+    def text(self, tag: str, content: str, step: int = 0) -> None:
+        """Write a line of text."""
+        self.writer.add_text(tag, content, step)
+
     def panel(self, step: int, tag: str, figure: Figure) -> None:
         """Write a figure as an image."""
         self.writer.add_figure(tag, figure, step, close=False)

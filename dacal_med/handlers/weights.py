@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from dacal_med.engines.weights import load_safely
+from dacal_med.core.weights import load_safely
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path, write_bytes
 

@@ -8,21 +8,18 @@ geometry is refused: mixed, missing or duplicate slices. A gantry tilt is no err
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from dacal_med.io.dicom_files import quiet, read_dataset
 from dacal_med.io.errors import InputError
-from dacal_med.io.volumes import Volume
+from dacal_med.io.image import Array, Header, Opened, usable_affine
+from dacal_med.io.nrrd import LPS_TO_RAS
 
 ENHANCED = {
     "1.2.840.10008.5.1.4.1.1.2.1": "Enhanced CT",
@@ -36,7 +33,6 @@ _GAP_TOLERANCE = 0.02  # of the slice distance; positions are stored with few di
 _POSITION_TOLERANCE = 0.01  # mm
 _DIRECTION_TOLERANCE = 1e-3
 _TILT_TOLERANCE = 1e-3  # sine of the angle between the slices' normal and their order
-_LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,9 @@ class Slice:
         spacing: between rows and between columns, mm.
         slope: of the rescaling to the modality's unit.
         intercept: of the rescaling.
-        frame_of_reference: the coordinate system's UID.
+        padding: lowest and highest stored value that stand for no measurement; None for none.
+        same: what every slice of a series has alike, by what messages call it.
+        instance: UID of the object.
     """
 
     name: str
@@ -65,7 +63,9 @@ class Slice:
     spacing: tuple[float, float]
     slope: float
     intercept: float
-    frame_of_reference: str
+    padding: tuple[int, int] | None
+    same: dict[str, str]
+    instance: str
 
 
 @dataclass(frozen=True)
@@ -80,29 +80,22 @@ class Series:
     files: tuple[Path, ...]
     slices: tuple[Slice, ...]
 
+    @property
+    def ordered_files(self) -> list[Path]:
+        """The files in the order of their slices."""
+        return [self.files[index] for index in dict.fromkeys(item.file for item in self.slices)]
+
     def headers(self) -> list[Dataset]:
         """Header of each file without its pixels: of slices in the volume's order, of a multi-frame object its own."""
-        files = dict.fromkeys(item.file for item in self.slices)
         with quiet():
-            return [pydicom.dcmread(self.files[index], stop_before_pixels=True) for index in files]
+            return [read_dataset(file, str(file), stop_before_pixels=True) for file in self.ordered_files]
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep pydicom's warnings, which quote values of the header, out of the log."""
-    logger = logging.getLogger("pydicom")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
+def open_series(files: Sequence[Path], name: str, file_name: Callable[[int], str]) -> Opened:
+    """Open a DICOM series: 2D slices, or one enhanced multi-frame object.
 
-
-def read_series(files: Sequence[Path], name: str, file_name: Callable[[int], str]) -> Volume:
-    """Read a DICOM series: 2D slices, or one enhanced multi-frame object.
+    Positions decide, neither file names nor instance numbers: anonymization changes both. Identical copies of an
+    instance count once. Pixels of PixelPaddingValue, where nothing was measured, become the smallest measured value.
 
     Args:
         files: of the series, in any order.
@@ -113,47 +106,39 @@ def read_series(files: Sequence[Path], name: str, file_name: Callable[[int], str
         The volume ``(1, columns, rows, slices)``, rescaled, slices along their normal; ``affine`` in RAS.
 
     Raises:
-        InputError: slices that are not parallel, of one size and evenly spaced, or pixels that cannot be decoded.
-    """
-    ordered, affine, notes = series_geometry(files, name, file_name)
-    with quiet():
-        array, modality = _pixels(files, ordered, name)
-    return Volume(array, affine, "dicom", modality, notes, Series(tuple(files), tuple(ordered)))
-
-
-def series_geometry(
-    files: Sequence[Path], name: str, file_name: Callable[[int], str]
-) -> tuple[list[Slice], np.ndarray, list[str]]:
-    """Read where the slices of a DICOM series lie, without their pixels.
-
-    Args:
-        files: of the series, in any order.
-        name: what messages call the series.
-        file_name: what messages call its n-th file.
-
-    Returns:
-        The slices along their normal, the affine of voxel ``(column, row, slice)`` to RAS, and what is unusual about
-        it.
-
-    Raises:
-        InputError: slices that are not parallel, of one size and evenly spaced.
+        InputError: slices that are not parallel, of one size and evenly spaced, of two patients, or pixels that cannot
+            be decoded.
     """
     with quiet():
-        slices = [item for index, file in enumerate(files) for item in _slices(file, index, file_name(index))]
-        ordered = _order(slices, name)
-        return (ordered, *_affine(ordered, name))
+        headers = [read_dataset(file, file_name(k), stop_before_pixels=True) for k, file in enumerate(files)]
+        slices = [item for k, header in enumerate(headers) for item in _slices(header, k, file_name(k))]
+        ordered = _order(_without_copies(slices, files), name)
+        affine, notes = _affine(ordered, name)
+        modality = str(headers[0].get("Modality", "")) or None
+    first = ordered[0]
+    if any(item.padding for item in ordered):
+        notes.append("its PixelPaddingValue marks pixels without a measurement: they are background")
+    header = Header(
+        (first.shape[1], first.shape[0], len(ordered)),
+        1,
+        usable_affine(affine, name),
+        "dicom",
+        modality,
+        tuple(notes),
+        Series(tuple(files), tuple(ordered)),
+    )
+
+    def voxels() -> Array:
+        with quiet():
+            return _pixels(files, ordered, name)
+
+    return Opened(header, voxels)
 
 
-def _read(file: Path, name: str, **options: Any) -> Dataset:
-    try:
-        return pydicom.dcmread(file, **options)
-    except Exception as error:  # pydicom raises whatever a damaged file leads it to
-        raise InputError(f"{name}: cannot be read as DICOM ({type(error).__name__}); wanted a complete file") from error
-
-
-def _slices(file: Path, index: int, name: str) -> list[Slice]:
+def _slices(header: Dataset, index: int, name: str) -> list[Slice]:
     """The slices of a file, from its header."""
-    header = _read(file, name, stop_before_pixels=True)
+    if header.get("ModalityLUTSequence"):
+        raise InputError(f"{name}: found a Modality LUT; wanted values rescaled by slope and intercept")
     if int(header.get("SamplesPerPixel", 1)) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
         kind = header.get("PhotometricInterpretation", "none")
         raise InputError(f"{name}: found photometric interpretation {kind}; wanted MONOCHROME2")
@@ -218,7 +203,13 @@ def _slice(
             (spacing[0], spacing[1]),
             float(rescaling.get("RescaleSlope", 1) or 1),
             float(rescaling.get("RescaleIntercept", 0) or 0),
-            str(header.get("FrameOfReferenceUID", "")),
+            _padding(header),
+            {
+                "patient": str(header.get("PatientID", "") or header.get("PatientName", "")),
+                "frame of reference": str(header.get("FrameOfReferenceUID", "")),
+                "modality": str(header.get("Modality", "")),
+            },
+            str(header.get("SOPInstanceUID", "")),
         )
     except (AttributeError, TypeError, ValueError, IndexError) as error:
         missing = getattr(error, "name", None) or "a readable geometry"
@@ -236,6 +227,38 @@ def _slice(
     return found
 
 
+def _padding(header: Dataset) -> tuple[int, int] | None:
+    """The stored values that stand for no measurement, signed or not as the pixels are, whatever the header's type."""
+    value = header.get("PixelPaddingValue")
+    if value is None or value == "":
+        return None
+    limit = header.get("PixelPaddingRangeLimit")
+    span = 1 << int(header.BitsAllocated)
+    signed = int(header.get("PixelRepresentation", 0)) == 1
+    low, high = sorted(
+        (int(v) + span // 2) % span - span // 2 if signed else int(v) % span
+        for v in (value, value if limit is None or limit == "" else limit)
+    )
+    return low, high
+
+
+def _without_copies(slices: Sequence[Slice], files: Sequence[Path]) -> list[Slice]:
+    """Slices of which identical copies of an object are left out; what differs stays, to be told."""
+    kept: dict[tuple[str, int], Slice] = {}
+    rest = []
+    for item in slices:
+        first = kept.setdefault((item.instance or f"file {item.file}", item.frame), item)
+        if first is not item and not _same_object(files[first.file], files[item.file]):
+            rest.append(item)
+    return [*kept.values(), *rest]
+
+
+def _same_object(one: Path, other: Path) -> bool:
+    datasets = [read_dataset(path, "a copy") for path in (one, other)]
+    places = [(d.get("ImagePositionPatient"), d.get("ImageOrientationPatient"), d.get("PixelData")) for d in datasets]
+    return bool(places[0] == places[1])
+
+
 def _order(slices: Sequence[Slice], name: str) -> list[Slice]:
     """Slices along their normal; refuses what is not one even stack."""
     if len(slices) < 2:
@@ -246,7 +269,7 @@ def _order(slices: Sequence[Slice], name: str) -> list[Slice]:
             ("size", item.shape == first.shape),
             ("direction", np.allclose(item.directions, first.directions, atol=_DIRECTION_TOLERANCE)),
             ("pixel spacing", np.allclose(item.spacing, first.spacing, rtol=_DIRECTION_TOLERANCE)),
-            ("frame of reference", item.frame_of_reference == first.frame_of_reference),
+            *((what, value == first.same[what]) for what, value in item.same.items()),
         ):
             if not same:
                 raise InputError(f"{item.name}: has another {what} than {first.name}; wanted one series, not a mixture")
@@ -290,29 +313,29 @@ def _affine(ordered: Sequence[Slice], name: str) -> tuple[np.ndarray, list[str]]
         notes.append(
             f"the slices are tilted by {angle:.1f} degrees (gantry tilt): resampled to an orthogonal grid inside"
         )
-    return _LPS_TO_RAS @ affine, notes
+    return LPS_TO_RAS @ affine, notes
 
 
-def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> tuple[np.ndarray, str | None]:
-    """Rescaled values ``(1, columns, rows, slices)``, int16 where they fit; the modality."""
+def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> Array:
+    """Rescaled values ``(1, columns, rows, slices)``, int16 where they fit."""
     whole = all(item.slope == 1 and item.intercept == round(item.intercept) for item in ordered)
     rows, columns = ordered[0].shape
     try:
         volume = np.empty((len(ordered), rows, columns), np.int16 if whole else np.float32)
+        outside = np.zeros(volume.shape, bool) if any(item.padding for item in ordered) else None
     except MemoryError as error:
         size = f"{columns} x {rows} x {len(ordered)}"
         raise InputError(f"{name}: found a size of {size}; wanted one that fits the memory") from error
     places: dict[int, list[int]] = {}
     for place, item in enumerate(ordered):
         places.setdefault(item.file, []).append(place)
-    modality: str | None = None
     for file, where in places.items():
-        dataset = _read(files[file], ordered[where[0]].name)
-        modality = str(dataset.get("Modality", "")) or None
-        frames = _decode(dataset, ordered[where[0]])
+        frames = _decode(read_dataset(files[file], ordered[where[0]].name), ordered[where[0]])
         for place in where:
             item = ordered[place]
             values = frames[item.frame]
+            if outside is not None and item.padding is not None:
+                outside[place] = (values >= item.padding[0]) & (values <= item.padding[1])
             if not whole:
                 volume[place] = values * item.slope + item.intercept
                 continue
@@ -320,12 +343,20 @@ def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> tuple
             if volume.dtype == np.int16 and (shifted.min() < -32768 or shifted.max() > 32767):
                 volume = volume.astype(np.float32)
             volume[place] = shifted
-    return volume.transpose(2, 1, 0)[None], modality
+    if outside is not None and outside.any() and not outside.all():
+        volume[outside] = volume[~outside].min()
+    return volume.transpose(2, 1, 0)[None]
+
+
+def _explicit(dataset: Dataset) -> bool:
+    return dataset.original_encoding[0] is False
 
 
 def _decode(dataset: Dataset, item: Slice) -> np.ndarray:
     """Stored values ``(frames, rows, columns)`` of a file."""
-    syntax = UID(str(dataset.file_meta.get("TransferSyntaxUID", "1.2.840.10008.1.2")))
+    if "TransferSyntaxUID" not in dataset.file_meta:  # a file without preamble says it by its encoding alone
+        dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if _explicit(dataset) else ImplicitVRLittleEndian
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
     if "PixelData" not in dataset:
         raise InputError(f"{item.name}: found no pixel data; wanted an image")
     try:

@@ -6,23 +6,18 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-import pydicom
-
-from dacal_med.io.dicom import quiet, read_series
+from dacal_med.io.dicom import open_series
+from dacal_med.io.dicom_files import PERSONAL, grouped, is_dicom, is_special, walk
 from dacal_med.io.errors import InputError
-from dacal_med.io.volumes import PICTURE_SUFFIXES, Volume, is_image_file, read_file
+from dacal_med.io.image import Opened
+from dacal_med.io.reading import image_stem, is_image_file, is_picture, open_file
 
-_MAGIC = b"DICM"
-_DICOM_SUFFIXES = (".dcm", ".ima", ".dicom")
 _UID = re.compile(r"\b\d+(?:\.\d+){4,}\b")
-_PERSONAL = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName", "StudyID")
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]+")
 _LONGEST = 120  # characters of a name: with "_confidence.nii.gz" a file of any system, encrypted ones too
 
@@ -53,15 +48,15 @@ class Source:
             return _relative(self.files[index], self.root)
         return f"file {index + 1} of {len(self.files)}"
 
-    def read(self) -> Volume:
-        """Read the image.
+    def open(self) -> Opened:
+        """Open the image.
 
         Raises:
             InputError: it cannot be read.
         """
         if self.dicom:
-            return read_series(self.files, "the series", self.file_name)
-        return read_file(self.files[0], self.file_name(0) if self.identify else "the file")
+            return open_series(self.files, "the series", self.file_name)
+        return open_file(self.files[0], self.file_name(0) if self.identify else "the file")
 
     def clean(self, text: str) -> str:
         """Take names and UIDs out of a message that a library wrote, unless they are asked for."""
@@ -98,24 +93,22 @@ def discover(place: str | Path, spatial_dims: int, identify: bool, skip: Path | 
     root = Path(place)
     if not os.path.exists(root):  # nor is there one whose name is too long
         raise InputError("dataset_dir: found no such file or folder; wanted images to segment")
-    if not root.is_dir() and _is_special(root):
+    if not root.is_dir() and is_special(root):
         raise InputError("dataset_dir: found a pipe, socket or device; wanted a file or folder of images")
-    files = list(_walk(root, None if skip is None else skip.resolve())) if root.is_dir() else [root]
+    files = list(walk(root, None if skip is None else skip.resolve())) if root.is_dir() else [root]
     images: list[Path] = []
-    series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    dicom: list[Path] = []
     root = root if root.is_dir() else root.parent
     for file in files:
         if is_image_file(file):
-            if file.name.lower().endswith(PICTURE_SUFFIXES) == (spatial_dims == 2):
+            if is_picture(file) == (spatial_dims == 2):
                 images.append(file)
-        elif _is_dicom(file):
-            found = _series(file)
-            if found is not None:
-                series.setdefault(found[0], []).append((file, found[1]))
+        elif is_dicom(file):
+            dicom.append(file)
     sources = [Source(_file_stem(file), (file,), False, root, identify) for file in images]
-    for _, members in sorted(series.items()):
-        secrets = {part for _, found in members for tag in _PERSONAL for part in _parts(found.get(tag, ""))}
-        paths = tuple(sorted(file for file, _ in members))
+    for members in grouped(dicom):
+        secrets = {part for _, found in members for tag in PERSONAL for part in _parts(found.get(tag, ""))}
+        paths = tuple(file for file, _ in members)
         stem = _UNSAFE.sub("-", f"{members[0][1].get('PatientID', '')}_{members[0][1].get('SeriesNumber', '')}")
         sources.append(Source(stem.strip("-_") or "series", paths, True, root, identify, tuple(secrets)))
     if not sources:
@@ -135,69 +128,13 @@ def _named(sources: list[Source], identify: bool) -> list[Source]:
     return named
 
 
-def _walk(root: Path, skip: Path | None) -> Iterator[Path]:
-    for folder, folders, names in os.walk(root):
-        kept = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in kept if (Path(folder) / name).resolve() != skip]
-        if Path(folder).resolve() == skip:
-            continue
-        files = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
-        yield from (file for file in files if not _is_special(file))
-
-
-def _is_special(file: Path) -> bool:
-    """Whether reading it could wait for ever: a pipe, socket or device. What cannot be looked at is told as a case."""
-    try:
-        return not stat.S_ISREG(file.stat().st_mode)
-    except OSError:
-        return False
-
-
-def _is_dicom(file: Path) -> bool:
-    if file.name.upper() == "DICOMDIR":
-        return False
-    try:
-        with file.open("rb") as stream:
-            magic = stream.read(132)[128:]
-    except OSError:
-        return file.name.lower().endswith(_DICOM_SUFFIXES)
-    return magic == _MAGIC or file.name.lower().endswith(_DICOM_SUFFIXES)
-
-
-def _series(file: Path) -> tuple[str, dict[str, str]] | None:
-    """The series that a file belongs to and what must stay private; None for an object without an image."""
-    tags = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Rows", *_PERSONAL]
-    try:
-        with quiet():
-            header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=tags)
-            found = {tag: str(header[tag].value) for tag in (*_PERSONAL, "SeriesNumber") if tag in header}
-            uid = str(header.get("SeriesInstanceUID", "")) or f"~{file.parent}"
-            without = "SOPClassUID" in header and "Rows" not in header
-            derived = str(header.get("SOPClassUID", "")) in _DERIVED
-    except Exception:  # whatever is wrong with it is told when the case is read
-        return f"~{file}", {}
-    return None if without or derived else (uid, found)
-
-
-# Segmentations (also as label maps) and parametric maps have rows and are results, not images of a patient.
-_DERIVED = {
-    "1.2.840.10008.5.1.4.1.1.66.4",
-    "1.2.840.10008.5.1.4.1.1.66.7",
-    "1.2.840.10008.5.1.4.1.1.30",
-}
-
-
 def _parts(value: str) -> set[str]:
     """A value and, as names have them, its parts."""
     return {value, *re.split(r"[\^= ]+", value)}
 
 
 def _file_stem(file: Path) -> str:
-    name = file.name
-    for suffix in (".nii.gz", ".seg.nrrd"):
-        if name.lower().endswith(suffix):
-            return _UNSAFE.sub("-", name[: -len(suffix)]) or "image"
-    return _UNSAFE.sub("-", file.stem) or "image"
+    return _UNSAFE.sub("-", image_stem(file)) or "image"
 
 
 def _relative(file: Path, root: Path) -> str:

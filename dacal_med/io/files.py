@@ -40,6 +40,23 @@ def given_path(path: str | Path, key: str = "", *, home: bool = False) -> Path:
     return place
 
 
+def file_state(value: object) -> list[list[int]]:
+    """Return size and time in nanoseconds of the files that a path names, if it names any.
+
+    Args:
+        value: of a file, of a header with voxels beside it, or of a folder, which stands for all files below it.
+    """
+    path = Path(value) if isinstance(value, str | Path) else None
+    if path is None or not path.exists():
+        return []
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.is_file())
+    elif path.suffix.lower() in (".mhd", ".nhdr"):
+        files = sorted(file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
+    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+
+
 def write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file, whole or not at all.
 

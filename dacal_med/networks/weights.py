@@ -13,7 +13,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from dacal_med.engines.weights import load_safely
+from dacal_med.core.weights import load_safely
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
 

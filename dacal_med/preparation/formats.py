@@ -1,6 +1,6 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever images lie in a folder, of any format that is read here, found by their suffixes."""
+"""Whatever images lie in a folder, of any format that is read here."""
 
 from __future__ import annotations
 
@@ -9,33 +9,19 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from dacal_med.data.images import read_header
+from dacal_med.io import hdf5, reading
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
+from dacal_med.io.hdf5 import open_array
+from dacal_med.io.image import Header, Image, Opened
+from dacal_med.io.nrrd import VOXEL_SUFFIXES
+from dacal_med.io.pictures import TIFF_SUFFIXES, count_pages, open_picture, open_stack
+from dacal_med.io.reading import image_stem, open_image
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Pixels
-from dacal_med.preparation.hdf5 import read_array, shape_of
-from dacal_med.preparation.reading import (
-    count_pages,
-    order_slices,
-    read_dicom,
-    read_itk,
-    read_mask,
-    read_picture,
-    read_stack,
-    read_volume,
-)
+from dacal_med.preparation.reading import as_pixels
 
-NIFTI = (".nii.gz", ".nii")
-ITK = (".mha", ".mhd", ".seg.nrrd", ".nrrd", ".nhdr")
-HDF5 = (".h5", ".hdf5", ".hdf")
-TIFF = (".tif", ".tiff")
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm")
-WANTED = (
-    "NIfTI (.nii, .nii.gz), MHA, MHD, NRRD, HDF5 (.h5, .hdf5), TIFF, PNG, JPEG, BMP, GIF, PPM, or a folder for each "
-    "DICOM series"
-)
-_VOXELS = (".raw", ".zraw")  # of .mhd and .nhdr
+WANTED = f"{reading.WANTED}, HDF5 (.h5, .hdf5)"
 _BESIDE = (".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".pdf")  # what people keep beside images
 
 
@@ -47,22 +33,30 @@ class ImageFile:
         path: the file, or the folder of a DICOM series.
         key: its name without suffix.
         section: page of a stack, from 0; None for whole files.
-        dims: 2 for pictures, 3 for volumes.
+        header: of the image.
         inputs: the files that it consists of.
-        read: reads it.
+        open: opens it.
     """
 
     path: Path
     key: str
     section: int | None
-    dims: int
+    header: Header
     inputs: tuple[Path, ...]
-    read: Callable[[], Pixels]
+    open: Callable[[], Opened]
 
     @property
     def name(self) -> str:
         """The key, with the page."""
         return self.key if self.section is None else f"{self.key}_{self.section:04d}"
+
+    def read(self) -> Pixels:
+        """Read it.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        return as_pixels(Image(self.open().voxels(), self.header), self.path)
 
 
 def find_images(folder: Path, *, array: str, option: str, sections: bool, labels: bool) -> list[ImageFile]:
@@ -73,7 +67,7 @@ def find_images(folder: Path, *, array: str, option: str, sections: bool, labels
         array: name of the array in HDF5 files, "" for the only one.
         option: of the command that names it.
         sections: whether pages of TIFF stacks and HDF5 volumes are images of their own.
-        labels: whether they are label maps, whose pictures must be grey.
+        labels: whether they are label maps, whose pictures give the numbers of their palette.
 
     Raises:
         InputError: no such folder, nothing in it, something that is no image, or an unreadable image.
@@ -83,9 +77,8 @@ def find_images(folder: Path, *, array: str, option: str, sections: bool, labels
         raise InputError(f"{folder}: no such folder; wanted one of images: {WANTED}.")
     found: list[ImageFile] = []
     for path in folders.entries(folder):
-        if path.name.lower().endswith((*_VOXELS, *_BESIDE)):
-            continue
-        found += _images(path, array, option, sections=sections, labels=labels)
+        if not path.name.lower().endswith((*VOXEL_SUFFIXES, *_BESIDE)):
+            found += _images(path, array, option, sections=sections, labels=labels)
     if not found:
         raise InputError(f"{folder}: found {folders.listing(folder)}; wanted images: {WANTED}.")
     return found
@@ -100,45 +93,40 @@ def check_dimensions(images: Iterable[ImageFile]) -> int:
     first: ImageFile | None = None
     for image in images:
         first = first or image
-        if image.dims != first.dims:
+        if len(image.header.shape) != len(first.header.shape):
             raise InputError(
-                f"{image.path}: found an image of {image.dims} axes, while {first.path} has {first.dims}; wanted "
-                "pictures alone or volumes alone."
+                f"{image.path}: found an image of {len(image.header.shape)} axes, while {first.path} has "
+                f"{len(first.header.shape)}; wanted pictures alone or volumes alone."
             )
     assert first is not None
-    return first.dims
+    return len(first.header.shape)
 
 
 def _images(path: Path, array: str, option: str, *, sections: bool, labels: bool) -> list[ImageFile]:
     name = path.name.lower()
-    if path.is_dir():
-        slices = tuple(order_slices([file for file in folders.entries(path) if file.is_file()]))
-        return [ImageFile(path, path.name, None, 3, slices, partial(read_dicom, slices))]
-    suffix = next((known for known in (*NIFTI, *ITK, *HDF5, *TIFF, *PICTURES) if name.endswith(known)), None)
-    if suffix is None:
-        raise InputError(f"{path}: found a file of an unknown kind; wanted {WANTED}.")
-    key = path.name[: -len(suffix)]
-    picture = read_mask if labels else read_picture
-    whole = partial(ImageFile, path, key, None)
-    if suffix in NIFTI:
-        header = read_header(path)
-        if len(header.spatial_shape) != 3 or header.channels != 1:
-            shape = (*header.spatial_shape, header.channels)
+    numbers: list[int | None] = [None]
+    whole: Callable[..., Opened] = partial(open_image, path, as_label=labels)
+    if not path.is_dir() and name.endswith(hdf5.SUFFIXES):
+        whole = partial(open_array, path, array, option)
+        shape = whole().header.shape
+        numbers = list(range(shape[2])) if sections and len(shape) == 3 else numbers
+    elif not path.is_dir() and name.endswith(TIFF_SUFFIXES) and (pages := count_pages(path)) > 1:
+        whole = partial(open_picture if sections else open_stack, path, str(path), as_label=labels)
+        numbers = list(range(pages)) if sections else numbers
+    key = path.name if path.is_dir() else path.stem if name.endswith(hdf5.SUFFIXES) else image_stem(path)
+    found = []
+    for number in numbers:
+        opened = whole if number is None else partial(whole, page=number)
+        header = opened().header
+        if header.affine is not None and (len(header.shape) != 3 or header.channels != 1):
+            shape = (*header.shape, header.channels)
             raise InputError(f"{path}: found shape {shape}; wanted a 3D volume of one channel.")
-        return [whole(3, (path,), partial(read_volume, path))]
-    if suffix in ITK:
-        read_itk(path, voxels=False)
-        voxels = [path.with_name(key + raw) for raw in _VOXELS]
-        return [whole(3, (path, *filter(Path.is_file, voxels)), partial(read_itk, path))]
-    if suffix in HDF5:
-        shape = shape_of(path, array, option)
-        read = partial(read_array, path, array, option)
-        if len(shape) == 3 and sections:
-            return [ImageFile(path, key, z, 2, (path,), partial(read, z)) for z in range(shape[0])]
-        return [whole(len(shape), (path,), read)]
-    pages = count_pages(path) if suffix in TIFF else 1
-    if pages > 1 and sections:
-        return [ImageFile(path, key, page, 2, (path,), partial(picture, path, page)) for page in range(pages)]
-    if pages > 1:
-        return [whole(3, (path,), partial(read_stack, path))]
-    return [whole(2, (path,), partial(picture, path))]
+        found.append(ImageFile(path, key, number, header, _inputs(path, key, header), opened))
+    return found
+
+
+def _inputs(path: Path, key: str, header: Header) -> tuple[Path, ...]:
+    """The files that an image consists of: voxels may lie beside their header."""
+    if header.series is not None:
+        return tuple(header.series.ordered_files)
+    return (path, *(beside for end in VOXEL_SUFFIXES if (beside := path.with_name(key + end)).is_file()))

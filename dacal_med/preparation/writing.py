@@ -5,18 +5,19 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-from PIL import Image
+import PIL.Image
 
-from dacal_med.data.checking import check_geometry
-from dacal_med.data.images import ImageHeader, is_picture, read_header
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import replacing
+from dacal_med.io.image import Header, Image, check_place, on_grid_of
+from dacal_med.io.pictures import is_plain
+from dacal_med.io.reading import is_picture, read_header
 from dacal_med.preparation.cases import Case, Picture, Pixels, Plan, Volume
 from dacal_med.preparation.reading import read_picture
 
@@ -61,35 +62,34 @@ def write_case(case: Case, plan: Plan, out: Path) -> Written:
     name = image_path.relative_to(out).as_posix()
     reference = _write_reference(case, out, coloured=coloured)
     if case.label is None:
-        return Written(name, None, {}, header.spatial_shape, reference)
+        return Written(name, None, {}, header.shape, reference)
     pixels = case.label()
     table = plan.tables[case.domain]
     where = case.inputs[-1]
     label = table.remap(pixels.array, where)
-    found = ImageHeader(_shape(label, pixels), 1, pixels.affine if isinstance(pixels, Volume) else None)
-    check_geometry(str(case.inputs[0]), header, str(where), found)
+    found = _header(label, pixels)
+    check_place(header, str(case.inputs[0]), found, str(where))
     # Rounding apart, the affine of the image is that of the label: written the same, it stays the same.
-    same = Volume(label, header.affine) if header.affine is not None else Picture(label)
+    same: Pixels = Picture(label)
+    if header.affine is not None:
+        same = Volume(on_grid_of(header, Image(label[None], found))[0], header.affine)
     label_path = _write(same, out / case.domain / "labels" / case.name)
-    return Written(name, label_path.relative_to(out).as_posix(), table.count(label), header.spatial_shape, reference)
+    return Written(name, label_path.relative_to(out).as_posix(), table.count(label), header.shape, reference)
 
 
-def _write_image(case: Case, out: Path, *, coloured: bool) -> tuple[Path, ImageHeader]:
+def _write_image(case: Case, out: Path, *, coloured: bool) -> tuple[Path, Header]:
     stem = out / case.domain / "images" / case.name
     if isinstance(case.image, Path):
         header = read_header(case.image)
         if is_picture(case.image):
             # A header gives width and height, labels have rows and columns.
-            header = ImageHeader(header.spatial_shape[::-1], header.channels, None)
+            header = replace(header, shape=header.shape[::-1])
             picture = _whole_picture(case.image, coloured=coloured)
-            # With transparency, which no network takes, or with colours in a table, which are read as its indices.
-            if header.channels not in (1, 3) or (coloured and header.channels == 1):
+            if not is_plain(case.image, str(case.image)):
                 return _write(picture, stem), header
         return _copy(case.image, stem), header
     pixels = case.image()
-    path = _write(pixels, stem)
-    affine = pixels.affine if isinstance(pixels, Volume) else None
-    return path, ImageHeader(_shape(pixels.array, pixels), 1, affine)
+    return _write(pixels, stem), _header(pixels.array, pixels)
 
 
 def _whole_picture(path: Path, *, coloured: bool) -> Picture:
@@ -118,8 +118,10 @@ def _copy(file: Path, stem: Path) -> Path:
     return path
 
 
-def _shape(array: np.ndarray[Any, Any], pixels: Pixels) -> tuple[int, ...]:
-    return tuple(array.shape) if isinstance(pixels, Volume) else tuple(array.shape[:2])
+def _header(array: np.ndarray[Any, Any], pixels: Pixels) -> Header:
+    if isinstance(pixels, Volume):
+        return Header(tuple(array.shape), 1, pixels.affine, "nifti")
+    return Header(tuple(array.shape[:2]), 1, None, "picture")
 
 
 def _write(pixels: Pixels, stem: Path) -> Path:
@@ -135,8 +137,13 @@ def _write(pixels: Pixels, stem: Path) -> Path:
             nib.save(nib.Nifti1Image(array, pixels.affine), temporary)
         return path
     path = stem.with_name(stem.name + ".png")
-    if pixels.array.dtype != np.uint8:
-        raise InputError(f"{path}: found {pixels.array.dtype} pixels; wanted 8 bits.")
+    array = pixels.array
+    if array.dtype.kind in "iu" and array.dtype != np.uint8 and array.ndim == 2:
+        if array.min() < 0 or array.max() > np.iinfo(np.uint16).max:
+            raise InputError(f"{path}: found pixels from {array.min()} to {array.max()}; wanted 8 or 16 bits.")
+        array = array.astype(np.uint16)
+    elif array.dtype != np.uint8:
+        raise InputError(f"{path}: found {array.dtype} pixels; wanted 8 bits, or 16 where they are gray.")
     with replacing(path, ".png") as temporary:
-        Image.fromarray(pixels.array).save(temporary)
+        PIL.Image.fromarray(array).save(temporary)
     return path

@@ -14,6 +14,7 @@ import pytest
 
 from tests.bundles.builders import QUICK, command
 from tests.conftest import ROOT
+from tests.handlers.test_claim import held_elsewhere
 from tests.processes import run, run_here
 
 
@@ -179,6 +180,13 @@ def test_unwritable_output(refusal, phantom, tmp_path):
     (tmp_path / "file").write_text("in the way")
     message = refusal(phantom, output_dir=str(tmp_path / "file" / "eval"), model_file=str(tmp_path / "model.pt"))
     assert f"output folder {tmp_path / 'file' / 'eval'} cannot be written" in message
+
+
+@pytest.mark.parametrize("names", [("train",), ("train", "evaluate")])
+def test_a_folder_in_which_another_run_lives(refusal, phantom, tmp_path, names):
+    with held_elsewhere(tmp_path / "out"):
+        assert f"output_dir: another run is writing to {tmp_path / 'out'} (process " in refusal(phantom, names)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".lock"]
 
 
 def test_full_disk(refusal, phantom, monkeypatch):

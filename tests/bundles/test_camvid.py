@@ -9,7 +9,7 @@ import json
 import numpy as np
 import pytest
 
-from dacal_med.data.images import read_image
+from dacal_med.io.reading import read_image
 from tests.bundles.builders import STREETS, command
 from tests.processes import run_here
 
@@ -46,7 +46,7 @@ def test_every_class_is_measured_over_the_pixels_that_are_not_ignored(few, tmp_p
     assert done.returncode == 0, done.stderr[-3000:]
     after = json.loads((tmp_path / "out" / "metrics.json").read_text())["after"]
 
-    labels = [read_image(entry["label"])[0] for entry in few["target_val"]]
+    labels = [read_image(entry["label"]).array for entry in few["target_val"]]
     classes = {int(value): name for value, name in few["labels"].items() if int(value) != 255}
     assert list(after["per_class"]) == list(classes.values()) and len(classes) == 11
     for value, name in classes.items():

@@ -9,11 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from dacal_med.cli import main
 from dacal_med.handlers.sums import load_sums
 from tests.bundles.builders import CONFIGS, QUICK
+from tests.handlers.test_claim import held_elsewhere
 from tests.processes import jobs_here, run
 
 METHODS = ["source_only", "hard", "hard+ts", "hard+pseudocal", "soft", "target_oracle"]
@@ -99,9 +99,9 @@ def test_another_configuration_does_not_mix_with_what_is_there(compared, phantom
 
 
 def test_two_comparisons_do_not_train_into_one_folder(tmp_path, phantom, capsys):
-    with FileLock(tmp_path / ".lock"):
+    with held_elsewhere(tmp_path):
         assert main(line(tmp_path, phantom, "hard")) == 2
-    assert "another comparison is running" in capsys.readouterr().err
+    assert f"--out: another run is writing to {tmp_path} (process " in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

@@ -19,10 +19,10 @@ from monai.networks.nets import UNet
 
 import dacal_med
 from dacal_med.bundle import check_overrides
-from dacal_med.data.images import read_header, read_image
 from dacal_med.data.phantom_kinds import KINDS
 from dacal_med.engines import known_regions
 from dacal_med.handlers import load_weights
+from dacal_med.io.reading import read_header, read_image
 from dacal_med.preparation import find_recipe
 from dacal_med.preparation.sets import brats, disc_cup
 from tests.bundles.builders import (
@@ -184,13 +184,13 @@ def test_inference_writes_segmentations_on_the_grid_of_the_image(bundle, trained
         segmentation, confidence = (tmp_path / f"{name}_{part}.{suffix}" for part in ("seg", "confidence"))
         for result in (segmentation, confidence):
             header = read_header(result)
-            assert (header.spatial_shape, header.channels) == (image.spatial_shape, 1)
+            assert (header.shape, header.channels) == (image.shape, 1)
             if image.affine is not None:
                 np.testing.assert_allclose(header.affine, image.affine, atol=1e-3)
-        values, _ = read_image(segmentation)
+        values = read_image(segmentation).array
         assert values.dtype == np.uint8
         assert set(np.unique(values)) <= set(range(classes))
-        shares = read_image(confidence)[0] / (255 if suffix == "png" else 1)
+        shares = read_image(confidence).array / (255 if suffix == "png" else 1)
         assert 1 / classes - 5e-3 <= shares.min() <= shares.max() <= 1 + 1e-3
 
 
@@ -422,4 +422,4 @@ def _published_inference_runs(bundle, dataset_dir, folder):
     workflow.initialize()
     workflow.run()
     (segmentation,) = (folder / "predictions").glob("*_seg.png")
-    assert read_header(segmentation).spatial_shape == read_header(images[0]).spatial_shape
+    assert read_header(segmentation).shape == read_header(images[0]).shape

@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from monai.data import CacheDataset, Dataset
+from monai.data import Dataset
 from monai.transforms import (
     Compose,
     EnsureTyped,
@@ -29,6 +29,7 @@ from monai.transforms import (
 from dacal_med.data import Caching, Datalist, PairedDataset, PairedLoader, load_datalist, make_dataset
 from dacal_med.data import caching as module
 from dacal_med.data.caching import KINDS, DiskDataset
+from dacal_med.data.in_memory import MemoryDataset
 from dacal_med.io.errors import InputError
 
 SHAPE = (6, 5, 4)
@@ -144,7 +145,7 @@ def test_half_of_the_available_memory_divided_among_processes(datalist, tmp_path
         assert Caching(datalist, folder=tmp_path).chosen[0] == wanted
 
 
-@pytest.mark.parametrize(("kind", "cls"), [("memory", CacheDataset), ("disk", DiskDataset), ("none", Dataset)])
+@pytest.mark.parametrize(("kind", "cls"), [("memory", MemoryDataset), ("disk", DiskDataset), ("none", Dataset)])
 def test_each_kind_can_be_forced(datalist, tmp_path, kind, cls):
     caching = Caching(datalist, kind, tmp_path / "cache", memory=0)
     data = make_dataset(datalist.source, transforms(), caching)
@@ -155,7 +156,7 @@ def test_each_kind_can_be_forced(datalist, tmp_path, kind, cls):
 def test_a_share_in_memory(datalist, monkeypatch):
     monkeypatch.setattr(module.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 0}))
     data = make_dataset(datalist.source, transforms(), Caching(datalist, memory=bytes_of(120) * 2 // 3 + 1))
-    assert type(data) is CacheDataset and data.cache_num == 2 and len(data) == 3
+    assert type(data) is MemoryDataset and data.cache_num == 2 and len(data) == 3
 
 
 def test_unknown_kinds_are_refused(datalist):

@@ -20,9 +20,9 @@ from PIL import Image
 
 from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
-from dacal_med.data.fingerprint import file_state
-from dacal_med.data.images import read_header, read_image
 from dacal_med.io.errors import InputError
+from dacal_med.io.files import file_state
+from dacal_med.io.reading import read_header, read_image
 
 SHARED = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 AFFINE = np.diag([-1.0, -2.0, 3.0, 1.0])
@@ -97,9 +97,9 @@ def strange_label(path: Path) -> None:
 DAMAGE: list[tuple[str, Callable[[Path], None], str]] = [
     ("t.nii.gz", halve, "cannot"),
     ("v_label.nii.gz", halve, "cannot"),
-    ("s.nii.gz", lambda path: path.write_bytes(b"not an image"), "cannot read its header"),
-    ("s.nii.gz", lambda path: path.write_bytes(gzip.compress(b"not an image" * 100)), "cannot read its header"),
-    ("s.nii.gz", lambda path: path.write_bytes(b""), "cannot read its header"),
+    ("s.nii.gz", lambda path: path.write_bytes(b"not an image"), "cannot be read as NIfTI"),
+    ("s.nii.gz", lambda path: path.write_bytes(gzip.compress(b"not an image" * 100)), "cannot be read as NIfTI"),
+    ("s.nii.gz", lambda path: path.write_bytes(b""), "cannot be read as NIfTI"),
     ("v_label.nii.gz", lambda path: volume(path, labels((7, 6, 4))), r"found shape \(7, 6, 4\); wanted \(7, 6, 5\)"),
     ("s_label.nii.gz", moved, "lies up to 5 mm away"),
     ("s_label.nii.gz", lambda path: volume(path, labels(), np.diag([1.0, -2, 3, 1])), "mm away"),
@@ -216,7 +216,9 @@ def test_colour_pictures(pictures: Path) -> None:
 
 
 def test_colour_labels_are_refused(pictures: Path) -> None:
-    Image.fromarray(np.zeros((6, 9, 3), np.uint8)).save(pictures / "l.png")
+    Image.fromarray(np.eye(6, 9, dtype=np.uint8)[..., None].repeat(3, 2)).save(pictures / "l.png")
+    check(pictures, 2, 3)
+    Image.fromarray(np.eye(6, 9, dtype=np.uint8)[..., None] * np.uint8([1, 2, 3])).save(pictures / "l.png")
     with pytest.raises(InputError, match=r"l\.png: found 3 channels; wanted 1"):
         check(pictures, 2, 3)
 
@@ -258,14 +260,21 @@ def test_dicom_series_folder(folder: Path) -> None:
     assert pydicom.dcmread(folder / "series" / "001.dcm").Modality == "CT"
     content = json.loads((folder / "datalist.json").read_text())
     content["target_train"] = [{"image": "series"}]
+    content["modality"] = {"source": "MR", "target": "MR"}
     (folder / "datalist.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"target: 'modality' says 'MR', .*series says 'CT'; wanted the same"):
+        check(folder)
+    content["modality"] = {"source": "MR"}
+    (folder / "datalist.json").write_text(json.dumps(content))
+    assert load_datalist(folder).modality == {"source": "MR", "target": "CT"}
     check(folder)
-    voxels, affine = read_image(folder / "series")
+    image = read_image(folder / "series")
+    voxels, affine = image.array, image.header.affine
     assert voxels.shape == (1, 5, 6, 4)
     assert affine is not None
     oriented = voxels[0].transpose(2, 1, 0)
     assert np.array_equal(oriented if affine[2, 2] > 0 else oriented[::-1], array)
-    assert read_header(folder / "series").spacing() == pytest.approx((1.5, 2.0, 4.0))
+    assert read_header(folder / "series").patient_spacing == pytest.approx((1.5, 2.0, 4.0))
 
 
 def test_empty_dicom_folder(folder: Path) -> None:
@@ -273,7 +282,7 @@ def test_empty_dicom_folder(folder: Path) -> None:
     content = json.loads((folder / "datalist.json").read_text())
     content["target_train"] = [{"image": "series"}]
     (folder / "datalist.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match=f"{folder / 'series'}: cannot read"):
+    with pytest.raises(InputError, match=f"{folder / 'series'}: found 0 DICOM series"):
         check(folder)
 
 
@@ -288,11 +297,12 @@ def test_nrrd_agrees_with_nifti(folder: Path) -> None:
     same = AFFINE.copy()
     same[:3, 3] = (-4, -5, 6)
     volume(folder / "s_label.nii.gz", labels(), same)
-    voxels, affine = read_image(folder / "s.nrrd")
+    image = read_image(folder / "s.nrrd")
+    voxels, affine = image.array, image.header.affine
     assert np.array_equal(voxels[0], array)
     assert affine == pytest.approx(same)
     found = read_header(folder / "s.nrrd")
-    assert (found.spatial_shape, found.channels) == (SHAPE, 1)
+    assert (found.shape, found.channels) == (SHAPE, 1)
     assert found.affine == pytest.approx(same)
     content = json.loads((folder / "datalist.json").read_text())
     content["source"][0]["image"] = "s.nrrd"
@@ -304,9 +314,9 @@ def test_nrrd_agrees_with_nifti(folder: Path) -> None:
 
 
 def test_unknown_file_type(folder: Path) -> None:
-    (folder / "scan.mha").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"scan\.mha: found a file type that cannot be read; wanted NIfTI"):
-        read_image(folder / "scan.mha")
+    (folder / "scan.mgz").write_bytes(b"x")
+    with pytest.raises(InputError, match=r"scan\.mgz: found a file type that cannot be read; wanted NIfTI"):
+        read_image(folder / "scan.mgz")
 
 
 @pytest.mark.parametrize("kind", ["<i2", ">i2", "<u2", ">f4", "<f8"])
@@ -315,7 +325,7 @@ def test_every_byte_order_is_read(folder: Path, kind: str) -> None:
     image = nib.Nifti1Image(array, AFFINE, nib.Nifti1Header(endianness=">" if kind[0] == ">" else "<"))
     image.set_data_dtype(np.dtype(kind))
     nib.save(image, folder / "x.nii.gz")
-    assert np.array_equal(read_image(folder / "x.nii.gz")[0][0], array)
+    assert np.array_equal(read_image(folder / "x.nii.gz").array[0], array)
 
 
 @pytest.mark.parametrize(
@@ -337,16 +347,16 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose voxels are read from now on."""
     seen: list[str] = []
 
-    def spy(path: str):
+    def spy(path: str, **options: bool):
         seen.append(Path(path).name)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
     return seen
 
 
 def test_files_that_were_good_are_not_read_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen, record = reads(monkeypatch), tmp_path / "deep" / "checked.json"
+    seen, record = reads(monkeypatch), tmp_path / "deep [1]" / "checked [1]*.json"
     first = check(folder, record=record)
     assert len(seen) == 5
     assert check(folder, record=record) == first
@@ -487,9 +497,9 @@ def test_a_long_check_writes_on_the_way(folder: Path, tmp_path: Path, monkeypatc
         content = json.loads(record.read_text())
         return len(content["images"]) + len(content["labels"])
 
-    def spy(path: str):
+    def spy(path: str, **options: bool):
         kept.append(files() if record.exists() else 0)
-        return read_image(path)
+        return read_image(path, **options)
 
     monkeypatch.setattr("dacal_med.data.checking.read_image", spy)
     check(folder, record=record)

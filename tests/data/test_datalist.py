@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -262,3 +264,98 @@ def test_real_sets(
     assert (len(datalist.source), len(datalist.target_train), len(datalist.target_val)) == counts
     assert (datalist.modality["source"], datalist.modality["target"]) == modality
     assert datalist.working_spacing(dims) == pytest.approx(spacing, abs=1e-3)
+
+
+ODD = [
+    "a#b",
+    "[x]",
+    "a b",
+    "a,b",
+    "a'b",
+    'a"b',
+    "müller",
+    "脳",
+    "a\\b",
+    "~x",
+    " a ",
+    "{}",
+    "2024",
+    "@a",
+    "$a",
+    "%a",
+    "a::b",
+    "*",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_folder_and_an_image_of_any_name_are_those_that_are_named(tmp_path: Path, name: str) -> None:
+    for folder in ("", "other"):  # and no other of a similar name
+        write_volume(tmp_path / folder / name / f"{name}.nii.gz")
+        write_volume(tmp_path / folder / name / f"{name}_.nii.gz", 1.0)
+        write_volume(tmp_path / folder / name / "label.nii.gz")
+    image = f"{name}/{name}.nii.gz"
+    content = {
+        "labels": {"0": "background", "1": "thing"},
+        "source": [{"image": image, "label": f"{name}/label.nii.gz"}],
+        "target_train": [{"image": f"{name}/{name}_.nii.gz"}],
+    }
+    for folder in (tmp_path, tmp_path / "other"):
+        root = write(
+            folder / name,
+            {**content, "source": [{"image": f"{name}.nii.gz", "label": "label.nii.gz"}]}
+            | {"target_train": [{"image": f"{name}_.nii.gz"}]},
+        )
+        (entry,) = load_datalist(root).source
+        assert entry["image"] == str(folder / name / f"{name}.nii.gz")
+        assert load_datalist(write(folder, content)).source[0]["image"] == str(folder / image)
+
+
+@pytest.mark.parametrize(("written", "there"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_umlauts_in_the_other_normal_form_are_found(tmp_path: Path, content: dict[str, Any], written: str, there: str):
+    on_disk, name = (unicodedata.normalize(form, "Müller, Zoë") for form in (there, written))
+    assert on_disk != name
+    write_volume(tmp_path / on_disk / "in" / f"{on_disk}.nii.gz")
+    content["target_train"][0] = {"image": f"{name}/in/{name}.nii.gz"}
+    datalist = load_datalist(write(tmp_path, content))
+    assert datalist.target_train[0]["image"] == str(tmp_path / on_disk / "in" / f"{on_disk}.nii.gz")
+    # The very name comes first, and of two that it may stand for none is taken.
+    write_volume(tmp_path / name / "in" / f"{name}.nii.gz")
+    datalist = load_datalist(tmp_path)
+    assert datalist.target_train[0]["image"] == str(tmp_path / name / "in" / f"{name}.nii.gz")
+    content["target_train"][0] = {"image": "e\u0301\u00e9.nii.gz"}
+    for other in ("\u00e9\u00e9", "e\u0301e\u0301"):
+        write_volume(tmp_path / f"{other}.nii.gz")
+    with pytest.raises(InputError, match=r"names files that do not exist: .*'target_train'\[0\], image"):
+        load_datalist(write(tmp_path, content))
+    # A data set that was named on a command line of the other form.
+    folder = tmp_path / f"{on_disk} set"
+    shutil.copytree(tmp_path, folder, ignore=shutil.ignore_patterns(f"{on_disk} set"))
+    content["target_train"][0] = {"image": "t.nii.gz"}
+    write(folder, content)
+    assert load_datalist(tmp_path / f"{name} set").root == folder
+
+
+def test_a_patient_in_two_normal_forms_is_one(tmp_path: Path, content: dict[str, Any]) -> None:
+    content["target_val"][0]["patient"] = unicodedata.normalize("NFC", "Müller")
+    content["source"][0]["patient"] = unicodedata.normalize("NFD", "Müller")
+    with pytest.raises(InputError, match="is in both 'source' and 'target_val'"):
+        load_datalist(write(tmp_path, content))
+
+
+def test_separators_of_windows_are_understood_where_no_file_has_that_name(tmp_path: Path, content: dict[str, Any]):
+    content["source"][0]["label"] = "labels\\a.nii.gz"
+    assert load_datalist(write(tmp_path, content)).source[0]["label"] == str(tmp_path / "labels" / "a.nii.gz")
+    write_volume(tmp_path / "labels\\a.nii.gz")
+    assert load_datalist(tmp_path).source[0]["label"] == str(tmp_path / "labels\\a.nii.gz")
+    content["source"][0]["label"] = "C:\\labels\\a.nii.gz"
+    with pytest.raises(InputError, match=r"'source'\[0\], label\); wanted paths from this folder, with '/'"):
+        load_datalist(write(tmp_path, content))
+
+
+def test_a_home_is_understood_where_no_file_has_that_name(tmp_path: Path, content: dict[str, Any], monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "labels"))
+    content["target_train"][0] = {"image": "~/t.nii.gz"}
+    assert load_datalist(write(tmp_path, content)).target_train[0]["image"] == str(tmp_path / "labels" / "t.nii.gz")
+    write_volume(tmp_path / "~" / "t.nii.gz")
+    assert load_datalist(tmp_path).target_train[0]["image"] == str(tmp_path / "~" / "t.nii.gz")

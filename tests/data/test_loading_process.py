@@ -10,12 +10,14 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 from torch.utils.data import DataLoader, Dataset
 
-from dacal_med.data.loading_process import loading_processes, outlive_interruptions
+from dacal_med.data.loading_process import loading_processes, outlive_interruptions, starting_processes
 
 tells_who = pytest.mark.skipif(not hasattr(signal, "sigwaitinfo"), reason="the system does not tell who sent a signal")
+METHODS = ("fork", "forkserver", "spawn")
 
 
 @pytest.mark.parametrize(
@@ -56,17 +58,59 @@ def ended(pid: int) -> bool:
     return False
 
 
+def loading(method: str):
+    """Start a process that loads; return what gives the items, the first of them and the ids of the processes."""
+    loader = DataLoader(
+        Numbers(), batch_size=None, num_workers=1, worker_init_fn=outlive_interruptions, multiprocessing_context=method
+    )
+    with starting_processes():
+        items = iter(loader)
+    return items, next(items)
+
+
 @tells_who
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_loading_goes_on(number):
-    loader = DataLoader(Numbers(), batch_size=None, num_workers=1, worker_init_fn=outlive_interruptions)
-    batches = iter(loader)
-    found = [next(batches)]
-    for _ in range(3):  # clusters repeat themselves
-        send_from_elsewhere(found[0][1], number)
-    found += list(batches)
-    assert [index for index, _ in found] == list(range(40))
-    assert {pid for _, pid in found} == {found[0][1]} and found[0][1] != os.getpid()
+@pytest.mark.parametrize("method", METHODS)
+def test_loading_goes_on_until_the_process_that_it_is_for_ends_it(method):
+    items, (_, pid) = loading(method)
+    parent = psutil.Process(pid).ppid()
+    assert pid != os.getpid() and (parent == os.getpid()) == (method != "forkserver")
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGTERM):  # clusters repeat themselves
+        send_from_elsewhere(pid, number)
+        if method == "forkserver":  # the server is a process of the run, too
+            send_from_elsewhere(parent, number)
+    assert [next(items) for _ in range(30)] == [[index, pid] for index in range(1, 31)]
+    (worker,) = items._workers
+    os.kill(pid, signal.SIGTERM)
+    worker.join(timeout=60)
+    assert worker.exitcode == 0
+
+
+@tells_who
+@pytest.mark.parametrize("method", METHODS)
+def test_signals_while_it_starts(method):
+    loader = DataLoader(Numbers(), None, num_workers=1, worker_init_fn=slow_start, multiprocessing_context=method)
+    with starting_processes():
+        items = iter(loader)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        send_from_elsewhere(items._workers[0].pid, number)
+    assert [index for index, _ in items] == list(range(40))
+
+
+def slow_start(_: int) -> None:
+    time.sleep(0.5)
+    outlive_interruptions()
+
+
+def test_signals_are_held_back_and_then_come():
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
+    try:
+        with starting_processes():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert seen == []
+        assert seen == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @tells_who

@@ -12,10 +12,10 @@ import pytest
 
 from dacal_med.data.checking import check_data
 from dacal_med.data.datalist import Datalist, load_datalist
-from dacal_med.data.images import read_image
 from dacal_med.data.phantom import ensure_phantom
 from dacal_med.data.phantom_kinds import KINDS
 from dacal_med.io.errors import InputError
+from dacal_med.io.reading import read_image
 
 SMALL = {"num_source": 1, "num_target_train": 1, "num_target_val": 1}
 CHANNELS = {"disc_cup": 3, "vessels": 3}
@@ -31,7 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Datalist]:
 
 def cases(entries: tuple[dict[str, str], ...]) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images ``(channels, *spatial)`` and labels ``(*spatial)``."""
-    return [(read_image(e["image"])[0].astype(float), read_image(e["label"])[0][0]) for e in entries]
+    return [(read_image(e["image"]).array.astype(float), read_image(e["label"]).array[0]) for e in entries]
 
 
 def test_is_a_valid_data_set_with_every_class_in_every_case(made: dict[str, Datalist], kind: str) -> None:
@@ -53,7 +53,7 @@ def test_same_seed_same_voxels(made: dict[str, Datalist], kind: str, tmp_path: P
     again = load_datalist(ensure_phantom(tmp_path / "again", kind=kind, **{**SMALL, "num_target_val": 0}))
     other = load_datalist(ensure_phantom(tmp_path / "other", kind=kind, seed=1, **{**SMALL, "num_target_val": 0}))
     first, same, another = (
-        hashlib.sha256(read_image(d.source[0]["image"])[0].tobytes()).hexdigest() for d in (made[kind], again, other)
+        hashlib.sha256(read_image(d.source[0]["image"]).array.tobytes()).hexdigest() for d in (made[kind], again, other)
     )
     assert first == same != another
 

@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from dacal_med.core.bilevel import BilevelStep
-from dacal_med.engines import HRDA, parameter_groups, warmup_polynomial
+from dacal_med.engines import parameter_groups, warmup_polynomial
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA
 
 
 class Small(nn.Module):

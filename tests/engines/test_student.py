@@ -11,10 +11,10 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from dacal_med.core.batch import LabelledBatch, from_labels, soft_cross_entropy
-from dacal_med.engines import HRDA
 from dacal_med.engines.hosts import LossTerm
 from dacal_med.engines.student import term_losses
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA
 from tests.engines.builders import tiny_network, tiny_trainer
 
 

@@ -16,6 +16,7 @@ from monai.transforms import Compose, LoadImaged, Orientationd, Spacingd
 from PIL import Image
 
 from dacal_med.data import check_data, load_datalist
+from dacal_med.io import Reader
 from tests.deploy.runtime.builders import export_folder, inference
 from tests.fuzz.images import (
     AFFINE,
@@ -61,10 +62,7 @@ def loaded_for_training(folder: Path, dims: int) -> torch.Tensor | None:
     datalist = load_datalist(folder)
     check_data(datalist, dims, 1, progress=False)
     spacing = datalist.working_spacing(dims)
-    readers = (
-        ["PydicomReader", "NrrdReader", "NibabelReader", "PILReader"] if dims == 2 else None
-    )  # as the bundles have it
-    steps: list[object] = [LoadImaged("image", reader=readers, ensure_channel_first=True, image_only=True)]
+    steps: list[object] = [LoadImaged("image", reader=Reader(), ensure_channel_first=True, image_only=True)]
     steps += [Orientationd("image", "RAS", labels=None), Spacingd("image", spacing, mode="bilinear")]
     return Compose(steps)({"image": datalist.target_train[0]["image"]})["image"]
 

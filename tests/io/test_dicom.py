@@ -16,17 +16,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydicom.uid import HTJ2KLossless, JPEGLSLossless, MultiFrameGrayscaleWordSecondaryCaptureImageStorage, RLELossless
 
-from dacal_med.io.dicom import read_series
+from dacal_med.io.dicom import open_series
 from dacal_med.io.errors import InputError
-from dacal_med.io.volumes import Volume
+from dacal_med.io.image import Image
 from tests.deploy.runtime.builders import LPS, ball, change, oblique, right_handed, write_enhanced, write_series
 
 AXIAL = np.array([[-0.8, 0, 0, 40.0], [0, -0.9, 0, 35.0], [0, 0, 2.5, -80.0], [0, 0, 0, 1]])
 SAGITTAL = np.array([[0, 0, 3.0, -20.0], [-1.1, 0, 0, 30.0], [0, -0.7, 0, 50.0], [0, 0, 0, 1]])
 
 
-def read(files: list[Path]) -> Volume:
-    return read_series(files, "the series", lambda index: f"file {index + 1}")
+def read(files: list[Path]) -> Image:
+    opened = open_series(files, "the series", lambda index: f"file {index + 1}")
+    return Image(opened.voxels(), opened.header)
 
 
 def by_sitk(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -48,11 +49,11 @@ def test_geometry_is_that_of_simpleitk(tmp_path: Path, affine: np.ndarray, rever
     volume = read(files)
     wanted, wanted_affine = by_sitk(tmp_path)
     np.testing.assert_array_equal(volume.array[0], wanted)
-    np.testing.assert_allclose(volume.affine, wanted_affine, atol=1e-6)
+    np.testing.assert_allclose(volume.header.affine, wanted_affine, atol=1e-6)
     own, own_affine = right_handed(array, affine)
     np.testing.assert_array_equal(volume.array[0], own)
-    np.testing.assert_allclose(volume.affine, own_affine, atol=1e-6)
-    assert (volume.array.dtype, volume.modality, volume.warnings) == (np.int16, "CT", [])
+    np.testing.assert_allclose(volume.header.affine, own_affine, atol=1e-6)
+    assert (volume.array.dtype, volume.header.modality, volume.header.notes) == (np.int16, "CT", ())
 
 
 @settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -75,7 +76,7 @@ def test_a_rotated_series_comes_back(tmp_path: Path, angles, sizes, order):
     volume = read([files[index] for index in order])
     own, own_affine = right_handed(ball((3, 4, 4)), affine)
     np.testing.assert_array_equal(volume.array[0], own)
-    np.testing.assert_allclose(volume.affine, own_affine, atol=1e-5)
+    np.testing.assert_allclose(volume.header.affine, own_affine, atol=1e-5)
 
 
 def test_a_gantry_tilt_is_in_the_affine(tmp_path: Path):
@@ -85,8 +86,8 @@ def test_a_gantry_tilt_is_in_the_affine(tmp_path: Path):
     volume = read(write_series(tmp_path, array, tilted))
     own, own_affine = right_handed(array, tilted)
     np.testing.assert_array_equal(volume.array[0], own)
-    np.testing.assert_allclose(volume.affine, own_affine, atol=1e-6)
-    assert re.search(r"tilted by 12\.0 degrees", volume.warnings[0])
+    np.testing.assert_allclose(volume.header.affine, own_affine, atol=1e-6)
+    assert re.search(r"tilted by 12\.0 degrees", volume.header.notes[0])
 
 
 def test_slopes_of_slices_differ(tmp_path: Path):
@@ -105,7 +106,7 @@ def test_enhanced_multi_frame(tmp_path: Path, affine: np.ndarray):
     volume = read([tmp_path / "e.dcm"])
     own, own_affine = right_handed(array, affine)
     np.testing.assert_array_equal(volume.array[0], own)
-    np.testing.assert_allclose(volume.affine, own_affine, atol=1e-6)
+    np.testing.assert_allclose(volume.header.affine, own_affine, atol=1e-6)
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless], ids=lambda uid: uid.name)

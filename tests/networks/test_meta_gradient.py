@@ -10,7 +10,8 @@ import torch
 from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
 from dacal_med.core.bilevel import BilevelStep
 from dacal_med.core.differentiation import NoForwardModeError
-from dacal_med.engines import HRDA, parameter_groups
+from dacal_med.engines import parameter_groups
+from dacal_med.networks import HRDA
 from tests.networks.builders import CLASSES, PAIRS, tiny
 
 

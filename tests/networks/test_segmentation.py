@@ -15,9 +15,9 @@ from torch.nn import functional
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 from dacal_med.core.differentiation import call
-from dacal_med.deploy.runtime.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from dacal_med.io.errors import InputError
 from dacal_med.networks import encoder, segmentation_network
+from dacal_med.networks.encoders import IMAGENET_MEAN, IMAGENET_STD
 from tests.networks.builders import CLASSES, MIT, PAIRS, RESNET, tiny
 
 # Millions of parameters: SegFormer (2105.15203), table 1a; ResNets as in torchvision, less the classifier.

@@ -14,7 +14,7 @@ import numpy as np
 
 from dacal_med.data.checking import CheckSummary, check_data
 from dacal_med.data.datalist import Datalist, load_datalist
-from dacal_med.data.images import read_image
+from dacal_med.io.reading import read_image
 from dacal_med.preparation import Request, find_recipe, prepare
 
 SHAPE = (6, 5, 4)
@@ -67,10 +67,10 @@ def names(entries: Any, part: str = "image") -> list[str]:
 
 def values_of(path: str) -> np.ndarray:
     """The voxels of a volume ``(x, y, z)``, or of a picture ``(columns, rows)``."""
-    return read_image(path)[0][0]
+    return read_image(path).array[0]
 
 
 def affine_of(path: str) -> np.ndarray:
-    affine = read_image(path)[1]
+    affine = read_image(path).header.affine
     assert affine is not None
     return affine

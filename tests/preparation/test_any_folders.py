@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from pathlib import Path
 
 import h5py
@@ -315,11 +316,11 @@ def test_what_is_no_image(tmp_path: Path):
     write_volume(tmp_path, "a", ".mhd", truth())
     assert find(tmp_path) == ["a"]
     for name, message in (
-        ("b.docx", "found a file of an unknown kind; wanted NIfTI"),
+        ("b.docx", "found a file type that cannot be read; wanted NIfTI"),
         ("b.h5", "cannot be read as HDF5"),
-        ("b.mha", "cannot be read as an image"),
+        ("b.mha", "cannot be read as MetaImage"),
         ("b.tif", "cannot be read as a picture"),
-        ("b.nii", "cannot read its header"),
+        ("b.nii", "cannot be read as NIfTI"),
     ):
         (tmp_path / name).write_bytes(b"nothing of the kind")
         with pytest.raises(InputError, match=rf"{name}: {message}"):
@@ -332,7 +333,7 @@ def test_what_is_no_image(tmp_path: Path):
 
 def test_images_of_other_shapes_are_refused(tmp_path: Path):
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((4, 5), np.uint8)), str(tmp_path / "flat.mha"))
-    with pytest.raises(InputError, match=r"flat\.mha: found 2 axes and 1 channel\(s\); wanted a volume of one channel"):
+    with pytest.raises(InputError, match=r"flat\.mha: found shape \(5, 4, 1\); wanted a 3D volume of one channel"):
         find(tmp_path)
     (tmp_path / "flat.mha").unlink()
     save(tmp_path / "cine.nii", noise((4, 5, 3, 2)))
@@ -375,3 +376,19 @@ def test_folders_that_are_missing_or_too_many_are_refused(tmp_path: Path):
             InputError, match=r"folders: found the folders .*; wanted \['source', 'source_labels', 'targ"
         ):
             prepare(recipe, Request(dict.fromkeys(names_given, tmp_path), chosen), tmp_path / "out", progress=False)
+
+
+def test_umlauts_in_two_normal_forms_are_one_name_and_folders_have_any_name(tmp_path: Path):
+    """Images from Linux, labels from macOS; no part of a path is a pattern or a comment."""
+    root = tmp_path / "a#1 [x], 'y'"
+    folders = volumes(root, number=4)
+    for domain, person in (("source", "Müller"), ("target", "Zoë")):
+        for folder, form in ((domain, "NFC"), (f"{domain}_labels", "NFD")):
+            for path in list(folders[folder].iterdir()):
+                path.rename(path.with_name(unicodedata.normalize(form, path.name.replace("case", f"{person} "))))
+    pattern = unicodedata.normalize("NFD", r"(?:Müller|Zoë) \d")
+    data = made("folders", folders, tmp_path / "out#1 [x]", patient=pattern, **LABELS)
+    assert len(data.source) == 4
+    assert {entry["patient"] for entry in data.source} == {f"Müller {index}" for index in range(4)}
+    np.testing.assert_array_equal(values_of(data.source[3]["label"]), truth())
+    assert str(data.root) == str(tmp_path / "out#1 [x]")

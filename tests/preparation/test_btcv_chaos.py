@@ -193,12 +193,12 @@ def test_uneven_series_are_refused(tmp_path: Path):
     for index, position in enumerate((0.0, 5.0, 15.0)):
         slice_file(tmp_path / f"{index}.dcm", pixels, position)
     files = sorted(tmp_path.iterdir())
-    with pytest.raises(InputError, match="found slice distances from 5 to 10 mm; wanted evenly spaced slices"):
+    with pytest.raises(InputError, match=r"found 5 mm between .*0\.dcm and .*1\.dcm where others are 7\.5 mm apart"):
         order_slices(files)
-    with pytest.raises(InputError, match=r"found 1 slice\(s\); wanted 2 or more"):
+    with pytest.raises(InputError, match=r"found 1 slice\(s\); wanted a series of 2 or more"):
         order_slices(files[:1])
     slice_file(files[2], pixels, 10.0, tilt=0.1)
-    with pytest.raises(InputError, match="another direction or size"):
+    with pytest.raises(InputError, match="another direction"):
         order_slices(files)
     files[2].write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"2\.dcm: cannot be read as a DICOM slice"):

@@ -145,7 +145,7 @@ def test_bad_folders_are_refused(lidc: Path, tmp_path: Path, monkeypatch: pytest
     gap = place / "1-002.dcm"
     kept = gap.read_bytes()
     gap.unlink()
-    with pytest.raises(InputError, match=r"found slice distances from 2.5 to 5 mm.*--partial leaves such scans out"):
+    with pytest.raises(InputError, match=r"where others are 3.75 mm apart.*--partial leaves such scans out"):
         run()
     data = made("lidc_domain2domain", {"data": lidc}, tmp_path / "gap", partial=True)
     assert names(data.source) == ["LIDC-IDRI-0001", "LIDC-IDRI-0003"]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dacal_med.data.images import read_image
 from dacal_med.data.split import hold_out
 from dacal_med.io.errors import InputError
+from dacal_med.io.pictures import count_pages
+from dacal_med.io.reading import read_image
 from dacal_med.preparation import find_recipe
-from dacal_med.preparation.reading import count_pages, read_mask, read_picture
+from dacal_med.preparation.reading import read_mask, read_picture
 from dacal_med.preparation.sets.disc_cup import combine_masks
 from tests.preparation.builders import checked, made, names, values_of
 
@@ -169,15 +170,15 @@ def test_real_sections_of_vnc(shared_data: Path, tmp_path: Path):
     source = tmp_path / "vnc"
     for index in range(20):
         name = f"{index:02d}"
-        pixels, _ = read_image(sample / "images" / f"{name}.png")
-        label, _ = read_image(sample / "labels" / f"{name}.png")
+        pixels = read_image(sample / "images" / f"{name}.png").array
+        label = read_image(sample / "labels" / f"{name}.png").array
         write(source / "stack1" / "raw" / f"{name}.tif", pixels[0].T.astype(np.uint8))
         write(source / "stack1" / "mitochondria" / f"{name}.png", 255 * label[0].T.astype(np.uint8))
     given = {"source": source, "target": lucchi(tmp_path / "lucchi", 2)}
     data = made("mitochondria_em2em", given, tmp_path / "out", partial=True)
     for entry, name in zip(data.source, sorted(path.name for path in (sample / "images").iterdir()), strict=True):
-        np.testing.assert_array_equal(values_of(entry["image"]), read_image(sample / "images" / name)[0][0])
-        np.testing.assert_array_equal(values_of(entry["label"]), read_image(sample / "labels" / name)[0][0])
+        np.testing.assert_array_equal(values_of(entry["image"]), read_image(sample / "images" / name).array[0])
+        np.testing.assert_array_equal(values_of(entry["label"]), read_image(sample / "labels" / name).array[0])
 
 
 # Vessels
@@ -219,7 +220,7 @@ def test_drive_to_chase(tmp_path: Path):
     label = {name: entry["label"] for name, entry in zip(names(data.source), data.source, strict=True)}
     np.testing.assert_array_equal(as_rows(label["drive_23"]), mask(23) > 0)
     np.testing.assert_array_equal(as_rows(data.target_val[0]["label"]), mask(11) > 0)
-    image = read_image(data.source[0]["image"])[0]
+    image = read_image(data.source[0]["image"]).array
     np.testing.assert_array_equal(image.transpose(2, 1, 0), colour(int(names(data.source)[0][6:])))
     checked(data, channels=3, dims=2)
 
@@ -339,7 +340,7 @@ def test_stereo_photographs_are_halved(tmp_path: Path):
     data = made("disc_cup_fundus2fundus", given, tmp_path / "out", partial=True, target_set="rimone")
     assert [len(data.target_train), len(data.target_val)] == [4, 1]
     np.testing.assert_array_equal(as_rows(data.target_val[0]["label"]), wanted_label())
-    image = read_image(data.target_train[0]["image"])[0]
+    image = read_image(data.target_train[0]["image"]).array
     assert image.shape == (3, SIZE[1], SIZE[0])
     assert image[:, : SIZE[1] // 2].mean() < 40  # of the dark half; its right edge is blurred by JPEG
     checked(data, channels=3, dims=2)
@@ -370,7 +371,7 @@ def test_pictures_of_every_kind(tmp_path: Path):
         np.testing.assert_array_equal(read_mask(write(tmp_path / name, mask(1), mode)).array, mask(1))
     three = write(tmp_path / "three.png", np.repeat(mask(1)[..., None], 3, axis=2))
     np.testing.assert_array_equal(read_mask(three).array, mask(1))
-    with pytest.raises(InputError, match="found colours; wanted one label value per pixel"):
+    with pytest.raises(InputError, match="found colors; wanted one label value per pixel"):
         read_mask(write(tmp_path / "d.png", colour(1)))
     palette = Image.fromarray(colour(1)).quantize(16)
     palette.save(tmp_path / "e.png")
@@ -385,7 +386,7 @@ def test_unreadable_pictures(tmp_path: Path):
             read_picture(tmp_path / name)
     cut = write(tmp_path / "c.png", grey(0, (200, 200)))
     cut.write_bytes(cut.read_bytes()[:2000])
-    with pytest.raises(InputError, match=r"c\.png: cannot read page 0"):
+    with pytest.raises(InputError, match=r"c\.png: cannot be read as a picture"):
         read_picture(cut)
     pages(tmp_path / "d.tif", [grey(0), grey(1)])
     assert count_pages(tmp_path / "d.tif") == 2

@@ -338,12 +338,17 @@ def test_archives_may_lie_in_folders_of_their_own(tmp_path: Path):
     assert len(datalist.target_train) == 3 and len(datalist.target_val) == 1
 
 
-def test_transparency_is_left_out(tmp_path: Path):
+@pytest.mark.parametrize("alpha", [255, 200])
+def test_transparency_is_left_out_where_nothing_shows_through(tmp_path: Path, alpha: int):
     source = gta5(tmp_path / "gta")
     file = source / "images" / "00001.png"
     solid = np.asarray(Image.open(file))
-    Image.fromarray(np.dstack([solid, np.full(SIZE, 200, np.uint8)])).save(file)
+    Image.fromarray(np.dstack([solid, np.full(SIZE, alpha, np.uint8)])).save(file)
     folders = {"source": source, "target": cityscapes(tmp_path / "cs")}
+    if alpha < 255:
+        with pytest.raises(InputError, match=r"00001\.png: found transparent pixels; wanted an opaque picture"):
+            made("gta2cityscapes", folders, tmp_path / "out", partial=True)
+        return
     datalist = made("gta2cityscapes", folders, tmp_path / "out", partial=True)
     np.testing.assert_array_equal(np.asarray(Image.open(datalist.source[0]["image"])), solid)
 
@@ -398,7 +403,7 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "colours of Cityscapes": (
         _val(np.random.default_rng(0).integers(0, 9, (*SIZE, 3), dtype=np.uint8)),
-        r"labelIds\.png: found colours; wanted one label value per pixel",
+        r"labelIds\.png: found colors; wanted one label value per pixel",
     ),
     "train ids alone": (
         _renamed,
@@ -476,7 +481,7 @@ def _grey(path: Path) -> None:
     Image.open(path).convert("L").save(path)
 
 
-@pytest.mark.parametrize(("change", "said"), [(_cut, "cannot read page 0"), (_grey, "found a grey picture; wanted")])
+@pytest.mark.parametrize(("change", "said"), [(_cut, "cannot be read"), (_grey, "found a grey picture; wanted")])
 @pytest.mark.parametrize(
     "name",
     [

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from dacal_med import cli
-from dacal_med.io.dicom import read_series
+from dacal_med.io.dicom import open_series
 from scripts import benchmark_site_path as benchmark
 from tests.deploy.runtime.builders import ball, export_folder, inference
 
@@ -26,8 +26,8 @@ def volume(tmp_path: Path) -> Path:
 
 
 def series_of(folder: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    found = read_series(sorted(folder.iterdir()), "series", str)
-    return found.array[0], tuple(np.linalg.norm(found.affine[:3, :3], axis=0))
+    found = open_series(sorted(folder.iterdir()), "series", str)
+    return found.voxels()[0], tuple(np.linalg.norm(found.header.affine[:3, :3], axis=0))
 
 
 @pytest.mark.parametrize("modality", ["CT", "MR"])

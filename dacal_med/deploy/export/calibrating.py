@@ -42,17 +42,18 @@ from dacal_med.deploy.export.packages import require_converters
 from dacal_med.deploy.export.volumes import try_out
 from dacal_med.deploy.export.window_fit import WindowSample, fit_temperature, fit_vector
 from dacal_med.deploy.runtime import checksums
-from dacal_med.deploy.runtime.calibrated import CalibratedNetwork
+from dacal_med.deploy.runtime.model import other_version
 from dacal_med.handlers.weights import save_weights
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import write_json
+from dacal_med.networks import CalibratedNetwork
 
 MIN_CASES = 3
 """With fewer patients, the difference on held-out cases has no usable interval."""
 LEAVE_ONE_OUT = 10
 """Up to so many patients each is held out by itself; of more, a fifth at a time."""
 FOLDS = 5
-TARGET = "dacal_site.calibrated.CalibratedNetwork"
+TARGET = "dacal_med.networks.CalibratedNetwork"
 
 Fitted = TemperatureScaling | VectorScaling
 
@@ -86,13 +87,16 @@ class Calibration:
             What was found.
 
         Raises:
-            InputError: if the folder was changed since its export, the cases do not fit it or are too few, or a format
-                does not predict what the calibrated network does.
+            InputError: if the folder was changed since its export or is of another version, the cases do not fit it or
+                are too few, or a format does not predict what the calibrated network does.
         """
         require_converters()
         checksums.verify(self.site)
         config = read_json(self.site / CONFIGS / DEPLOY)
-        definition = read_json(self.site / CONFIGS / METADATA)["network_data_format"]["outputs"]["pred"]["channel_def"]
+        metadata = read_json(self.site / CONFIGS / METADATA)
+        if told := other_version(metadata):
+            raise InputError(f"{self.site}: {told}; wanted its own version, as its requirements.txt lists it")
+        definition = metadata["network_data_format"]["outputs"]["pred"]["channel_def"]
         names = [definition[key] for key in sorted(definition, key=int)]
         datalist = load_cases(self.dataset_dir)
         if list(datalist.class_names) != names:
@@ -139,9 +143,7 @@ class Calibration:
         network = calibrated(cases.base, fitted, len(report.names), cases.spatial_dims)
         batches = try_out(network, config, [Path(entry["image"]) for entry in cases.datalist.source])
         with building(self.out, self.force) as folder:
-            shutil.copytree(
-                self.site, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns(checksums.IGNORED_FOLDER)
-            )
+            shutil.copytree(self.site, folder, dirs_exist_ok=True)
             for name in (DEPLOY, INFERENCE):
                 content = read_json(folder / CONFIGS / name)
                 content["network_def"] = wrapped(content["network_def"], len(report.names), cases.spatial_dims)

@@ -108,9 +108,10 @@ Labelled images of the source domain and unlabelled images of the target domain;
   real images ({shapes}):
   the same label on at least {MIN_SAME_LABELS:.2%} of the voxels, probabilities within {MAX_DIFFERENCE:.0e}.
 - `configs/`: `inference.json`, `metadata.json`, `logging.conf`, `deploy.json` (what is inside `model.ts`).
-- `dacal_site/`: the code that inference needs besides MONAI; no training code.
-- `requirements.txt`, `sbom.cdx.json` (CycloneDX): packages in the versions that the export was made with.
-- `SHA256SUMS`: `python -m dacal_site.checksums` or `sha256sum -c SHA256SUMS` tells whether a file was changed.
+- `wheels/`: the code that the export was made with, which runs it.
+- `requirements.txt` (the wheel and what it needs), `sbom.cdx.json` (CycloneDX): packages in exact versions.
+- `SHA256SUMS`: `python -m dacal_med.deploy.runtime.checksums` or `sha256sum -c SHA256SUMS`, in this folder, tells
+  whether a file was changed.
 """
 
 
@@ -120,7 +121,10 @@ def _data(data: str | None) -> str:
 
 def _measured(scores: Mapping[str, Any] | None, names: Sequence[str]) -> str:
     if scores is None:
-        return "Nothing: no scores came with the weights. Neither Dice nor calibration of this network is known."
+        return (
+            "Nothing: no scores came with the weights, or their run had no labelled target cases. Neither Dice nor "
+            "calibration of this network is known."
+        )
     cases = scores.get("per_case", {})
     number = max((entry["n"] for entry in cases.values()), default=0)
     lines = [

@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dacal_med.core.weights import load_safely
 from dacal_med.deploy.export.deployed import build_network, read_json
 from dacal_med.deploy.export.layout import CONFIGS, DEPLOY, FORMATS, INFERENCE, INPUT, MODELS, OUTPUT
-from dacal_med.engines.weights import load_safely
 from dacal_med.io.errors import InputError
 
 MIN_SAME_LABELS = 0.9999

@@ -19,11 +19,11 @@ import torch
 from monai.data.torchscript_utils import save_net_with_metadata
 from torch import Tensor, nn
 
+from dacal_med.core.weights import load_safely
 from dacal_med.deploy.export.archives import normalised
 from dacal_med.deploy.export.deployed import build_network, read_json
 from dacal_med.deploy.export.layout import CONFIGS, DEPLOY, INPUT, METADATA, MODELS, OUTPUT, WEIGHTS
 from dacal_med.deploy.export.onnx_graph import rewrite
-from dacal_med.engines.weights import load_safely
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -14,10 +15,12 @@ from typing import Any, cast
 
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
+from monai.transforms import Compose, LoadImaged
 from torch import nn
 
+from dacal_med import __version__
 from dacal_med.bundle import check_overrides
-from dacal_med.deploy.export.site_network import at_a_site
+from dacal_med.command_line import literal
 from dacal_med.handlers.weights import load_weights
 from dacal_med.io.errors import InputError
 
@@ -26,7 +29,7 @@ _OF_THE_TASK = ("num_classes", "spacing", "roi_size")
 # Keys of `inference.json` that describe a run over a folder and not the network.
 _OF_THE_RUN = (
     *("task_file", "task", "model_file", "dataset_dir", "file_patterns", "datalist", "bundle_root"),
-    *("network", "dataset", "dataloader", "handlers", "evaluator", "run", "initialize", "evaluate"),
+    *("network", "dataset", "dataloader", "handlers", "evaluator", "run", "initialize", "evaluate", "check_paths"),
 )
 
 
@@ -93,7 +96,8 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     parser = ConfigParser(inference)
     # The training run has keys that inference lacks; the bundle's guess of its folder looks at the working directory.
     parser.update({key: value for key, value in values.items() if key.split("#")[0] in inference})
-    parser.update({"bundle_root": str(bundle), "model_file": str(model_file)})
+    parser.update({"bundle_root": literal(bundle), "model_file": literal(model_file)})
+    parser["network_def"] = without_pretraining(parser["network_def"])
     parser.parse()
     written_out = {key: plainly(parser.get_parsed_content(key)) for key in _OF_THE_TASK}
     inference = {**deepcopy(cast(dict[str, Any], parser.config)), **written_out}
@@ -101,8 +105,9 @@ def load_deployed(bundle: Path, model_file: Path, overrides: Sequence[tuple[str,
     config = {key: value for key, value in inference.items() if key not in _OF_THE_RUN}
     # A folder of its own, since there is no bundle around: MONAI Deploy strips what saves.
     config["output_dir"] = "predictions"
-    config["network_def"] = at_a_site(resolved(config["network_def"], config))
-    config["preprocessing"] = channels_after_loading(config["preprocessing"])
+    config["network_def"] = resolved(config["network_def"], config)
+    for key in ("preprocessing", "postprocessing"):
+        config[key] = without_files(config[key])
     network = build_network(config, bundle / "configs" / "inference.json")
     load_weights(network, model_file)
     return Deployed(
@@ -129,22 +134,35 @@ def build_network(config: Mapping[str, Any], path: Path) -> nn.Module:
         path: where it was read, for messages.
 
     Raises:
-        InputError: if the network needs dacal_med, which a site does not have, or cannot be built.
+        InputError: if the network needs what a site does not install, or cannot be built.
     """
-    if "dacal_med" in json.dumps(config["network_def"]):
+    foreign = re.search(r"dacal_med(?!\.networks\b)[\w.]*", json.dumps(config["network_def"]))
+    if foreign is not None:
         raise InputError(
-            f"{path}: network_def needs dacal_med, wanted a network of MONAI, of torch, of dacal_med.networks or HRDA"
+            f"{path}: network_def needs {foreign[0]}, wanted a network of MONAI, of torch or of dacal_med.networks"
         )
-    # What an exported folder calls dacal_site is the same code, wherever this runs.
-    definition = json.loads(json.dumps(config["network_def"]).replace('"dacal_site.', '"dacal_med.deploy.runtime.'))
     try:
-        network = ConfigParser({**config, "network_def": definition}).get_parsed_content("network_def")
+        network = ConfigParser(dict(config)).get_parsed_content("network_def")
     except Exception as error:
         # MONAI wraps whatever a constructor raises.
         raise InputError(f"{path}: network_def cannot be built: {error}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"{path}: network_def is a {type(network).__name__}, wanted a network")
     return network.cpu()
+
+
+def without_pretraining(definition: Any) -> Any:
+    """Return a ``network_def`` whose networks of ``dacal_med.networks`` begin with random weights, as nothing follows.
+
+    Args:
+        definition: a part of a configuration.
+    """
+    if isinstance(definition, list):
+        return [without_pretraining(value) for value in definition]
+    if not isinstance(definition, Mapping):
+        return definition
+    ours = str(definition.get("_target_")).startswith("dacal_med.networks.")
+    return {key: without_pretraining(value) for key, value in definition.items() if not (ours and key == "weights")}
 
 
 def resolved(node: Any, config: Mapping[str, Any]) -> Any:
@@ -159,23 +177,36 @@ def resolved(node: Any, config: Mapping[str, Any]) -> Any:
     return node
 
 
-def channels_after_loading(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Return preprocessing in which the channel axis is the duty of a transform of its own.
+def without_files(transforms: Mapping[str, Any]) -> dict[str, Any]:
+    """Return pre- or postprocessing as MONAI Deploy can build it, which leaves out what loads and saves.
 
-    MONAI Deploy leaves out what loads and gives volumes without channels, so that loading must do nothing else.
+    It gives volumes without channels, so that loading must do nothing else; nor is our reader installed there.
 
     Args:
-        preprocessing: a ``Compose`` as configured.
+        transforms: a ``Compose`` as configured.
     """
-    transforms = []
-    for transform in preprocessing["transforms"]:
-        loads = isinstance(transform, Mapping) and str(transform.get("_target_", "")).endswith("LoadImaged")
-        if loads and transform.get("ensure_channel_first"):
-            transforms.append({key: value for key, value in transform.items() if key != "ensure_channel_first"})
-            transforms.append({"_target_": "EnsureChannelFirstd", "keys": transform["keys"]})
-        else:
-            transforms.append(transform)
-    return {**preprocessing, "transforms": transforms}
+    result = []
+    for transform in transforms["transforms"]:
+        target = str(transform.get("_target_", "")) if isinstance(transform, Mapping) else ""
+        if not target.endswith(("LoadImaged", "SaveImaged")):
+            result.append(transform)
+            continue
+        kept = ("reader", "writer", "ensure_channel_first")
+        result.append({key: value for key, value in transform.items() if key not in kept})
+        if transform.get("ensure_channel_first"):
+            result.append({"_target_": "EnsureChannelFirstd", "keys": transform["keys"]})
+    return {**transforms, "transforms": result}
+
+
+def preprocessing_of(config: Mapping[str, Any]) -> Compose:
+    """Return the preprocessing of a configuration, on the CPU, reading as training and the site do.
+
+    Args:
+        config: as of ``configs/deploy.json``.
+    """
+    configured: Compose = ConfigParser({**config, "device": "cpu"}).get_parsed_content("preprocessing")
+    load = LoadImaged("image", reader="dacal_med.io.Reader")
+    return Compose([load if isinstance(step, LoadImaged) else step for step in configured.transforms])
 
 
 def training_seed(model_file: Path, given: int | None) -> int:
@@ -242,6 +273,7 @@ def _described(metadata: Mapping[str, Any], names: Sequence[str], roi_size: Sequ
         channel_def={str(k): name for k, name in enumerate(names)},
     )
     result["pred_classes"] = f"{len(names)} channels: " + ", ".join(f"{k} {name}" for k, name in enumerate(names))
+    result["dacal_med_version"] = __version__
     # What only training needs.
     result.get("required_packages_version", {}).pop("tensorboard", None)
     return result

@@ -12,21 +12,33 @@ from typing import Any
 from monai.bundle import ConfigParser
 from torch import Tensor
 
-from dacal_med import __version__
+from dacal_med.command_line import literal
 from dacal_med.data.datalist import FILE_NAME, load_datalist
 from dacal_med.deploy.export.card import model_card
 from dacal_med.deploy.export.checking import Agreement, check_formats, smallest_image
 from dacal_med.deploy.export.deployed import Deployed, load_deployed, read_json, training_seed
-from dacal_med.deploy.export.folder import building, convert, copy_code
-from dacal_med.deploy.export.layout import CONFIGS, DEPLOY, DOCS, INFERENCE, LOGGING, METADATA, MODELS, TRUST, WEIGHTS
+from dacal_med.deploy.export.folder import building, convert
+from dacal_med.deploy.export.layout import (
+    CONFIGS,
+    DEPLOY,
+    DOCS,
+    INFERENCE,
+    LOGGING,
+    METADATA,
+    MODELS,
+    TRUST,
+    WEIGHTS,
+    WHEELS,
+)
 from dacal_med.deploy.export.packages import bill_of_materials, require_converters, requirements
 from dacal_med.deploy.export.site_config import as_site_config
 from dacal_med.deploy.export.trust_reference import build_reference, write_reference
 from dacal_med.deploy.export.volumes import find_images, try_out
+from dacal_med.deploy.export.wheel import own_wheel
 from dacal_med.deploy.runtime import checksums
 from dacal_med.handlers.weights import save_weights
 from dacal_med.io.errors import InputError
-from dacal_med.io.files import write_json
+from dacal_med.io.files import write_bytes, write_json
 
 
 @dataclass(frozen=True)
@@ -94,7 +106,7 @@ class Export:
             if not (deployed.bundle / source).is_file():
                 raise InputError(f"{deployed.bundle / source}: not found, wanted in every bundle")
             shutil.copyfile(deployed.bundle / source, folder / place / Path(source).name)
-        copy_code(folder)
+        write_bytes(folder / WHEELS / own_wheel().name, own_wheel().content)
 
     def _document(
         self,
@@ -116,9 +128,10 @@ class Export:
         )
         (folder / DOCS).mkdir()
         (folder / DOCS / "README.md").write_text(card, encoding="utf-8")
-        bill = bill_of_materials(deployed.network, deployed.metadata["name"], deployed.metadata["version"], __version__)
-        write_json(folder / "sbom.cdx.json", bill)
-        (folder / "requirements.txt").write_text(requirements(deployed.network), encoding="utf-8")
+        network, meta, wheel = deployed.network, deployed.metadata, own_wheel()
+        write_json(folder / "sbom.cdx.json", bill_of_materials(network, meta["name"], meta["version"], wheel.needs))
+        lines = requirements(network, f"{WHEELS}/{wheel.name}", wheel.needs)
+        (folder / "requirements.txt").write_text(lines, encoding="utf-8")
 
     def _scores(self, model_file: Path, deployed: Deployed) -> dict[str, Any] | None:
         places = [model_file.parent / "metrics.json"]
@@ -127,7 +140,10 @@ class Export:
         found = self.metrics_file or next((path for path in places if path.is_file()), None)
         if found is None:
             return None
-        scores = read_json(found).get("after")
+        content = read_json(found)
+        scores = content.get("after")
+        if scores is None and "after" in content:  # the run had no labelled target cases
+            return None
         if not isinstance(scores, dict) or list(scores.get("per_class", {})) != list(deployed.class_names):
             raise InputError(
                 f"{found}: found no scores of the classes {', '.join(deployed.class_names)} under 'after', "
@@ -140,5 +156,5 @@ class Export:
         if self.dataset_dir is not None:
             return self.dataset_dir if (self.dataset_dir / FILE_NAME).is_file() else None
         train = ConfigParser(ConfigParser.load_config_file(str(deployed.bundle / CONFIGS / "train.json")))
-        train.update({"bundle_root": str(deployed.bundle)})
+        train.update({"bundle_root": literal(deployed.bundle)})
         return Path(train.get_parsed_content("dataset_dir"))

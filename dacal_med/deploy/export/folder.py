@@ -13,11 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dacal_med.deploy.export.layout import CODE
-from dacal_med.deploy.runtime import checksums
 from dacal_med.io.errors import InputError
-
-_SITE = Path(checksums.__file__).resolve().parent
 
 
 @contextmanager
@@ -53,11 +49,6 @@ def building(out: Path, force: bool) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
-
-
-def copy_code(folder: Path) -> None:
-    """Copy the code that runs at the site into ``dacal_site/`` of a folder."""
-    shutil.copytree(_SITE, folder / CODE, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
 
 
 def convert(folder: Path) -> None:

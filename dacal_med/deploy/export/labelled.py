@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from dacal_med.core.statistics import SegmentationStatistics
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import Datalist
+from dacal_med.deploy.export.deployed import preprocessing_of
 from dacal_med.deploy.export.window_fit import WindowSample
-from dacal_med.deploy.runtime.calibrated import CalibratedNetwork
 from dacal_med.deploy.runtime.model import background_class
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.io.errors import InputError
+from dacal_med.networks import CalibratedNetwork
 from dacal_med.transforms.labels import IGNORE_INDEX, LabelsToChannelsd
 
 VOXELS_PER_CASE = 30_000
@@ -48,11 +49,10 @@ class LabelledCases:
         self.base: nn.Module = network.network if isinstance(network, CalibratedNetwork) else network
         self.seed = seed
         self._inferer: Inferer = parser.get_parsed_content("inferer")
-        image: Compose = parser.get_parsed_content("preprocessing")
         self._read = Compose(
             [
-                image,
-                LoadImaged("label", ensure_channel_first=True),
+                preprocessing_of(config),
+                LoadImaged("label", reader="dacal_med.io.Reader", as_label=True, ensure_channel_first=True),
                 LabelsToChannelsd("label", datalist.label_values, datalist.ignore_values),
                 # Whatever moved the image's grid moves the label's.
                 ResampleToMatchd("label", key_dst="image", mode="nearest"),

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-CONFIGS, DOCS, MODELS, CODE = "configs", "docs", "models", "dacal_site"
+CONFIGS, DOCS, MODELS, WHEELS = "configs", "docs", "models", "wheels"
 WEIGHTS = "model.pt"
 FORMATS = ("model.pt", "model.ts", "model.pt2", "model.onnx")
 """In ``models/``: weights alone, TorchScript, torch.export and ONNX."""

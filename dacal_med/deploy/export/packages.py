@@ -6,22 +6,21 @@ from __future__ import annotations
 
 import importlib.metadata as metadata
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from packaging.requirements import Requirement
 from torch import nn
 
+from dacal_med import __version__
 from dacal_med.io.errors import InputError
 
-REQUIRED = ("torch", "monai", "numpy", "nibabel", "pynrrd", "pydicom", "pillow", "pytorch-ignite", "fire")
-"""What inference at the site imports besides the packages of the network's layers."""
 OPTIONAL = ("highdicom", "simpleitk", "onnxruntime")
 """DICOM output, DICOM series geometry and ONNX, listed where they are installed."""
 
-CONVERTERS = ("onnx", "onnxruntime", "onnxscript")
-"""What writes and checks ONNX, from the extra ``export``."""
+CONVERTERS = ("onnx", "onnxruntime", "onnxscript", "setuptools")
+"""What writes and checks ONNX, and the wheel's metadata; from the extra ``export``."""
 
 _SPDX = re.compile(r"[A-Za-z0-9.+-]+( (AND|OR|WITH) [A-Za-z0-9.+-]+)*")
 
@@ -46,21 +45,25 @@ def closure(roots: tuple[str, ...]) -> dict[str, list[str]]:
     Returns:
         Names as on PyPI (lower case, ``-``), sorted, each with the sorted names that it needs.
     """
-    needed: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
     waiting = [canonical(name) for name in roots]
     while waiting:
         name = waiting.pop()
-        if name in needed:
+        if name in found:
             continue
         try:
             lines = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
-        requirements = [Requirement(line) for line in lines]
-        wanted = {canonical(r.name) for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})}
-        needed[name] = sorted(wanted)
-        waiting += needed[name]
-    return {name: [n for n in needed[name] if n in needed] for name in sorted(needed)}
+        found[name] = sorted(needed(lines))
+        waiting += found[name]
+    return {name: [n for n in found[name] if n in found] for name in sorted(found)}
+
+
+def needed(lines: Iterable[str]) -> set[str]:
+    """Return the names of the packages that a package needs here, without extras, by its ``Requires-Dist``."""
+    requirements = map(Requirement, lines)
+    return {canonical(r.name) for r in requirements if r.marker is None or r.marker.evaluate({"extra": ""})}
 
 
 def canonical(name: str) -> str:
@@ -74,21 +77,26 @@ def version(name: str) -> str:
 
 
 def packages_of(network: nn.Module) -> tuple[str, ...]:
-    """Return the packages whose layers a network is made of, sorted; without this one, whose code a site gets."""
+    """Return the packages whose layers a network is made of, sorted; without this one, which the folder carries."""
     modules = {type(layer).__module__.partition(".")[0] for layer in network.modules()}
     installed = metadata.packages_distributions()
     return tuple(sorted({canonical(p) for name in modules for p in installed.get(name, [])} - {"dacal-med"}))
 
 
-def requirements(network: nn.Module) -> str:
-    """Return what a site installs for a network, each package in the version that the export was checked with."""
-    lines = [f"{name}=={version(name)}" for name in closure((*REQUIRED, *packages_of(network)))]
-    return (
-        "# pip install -r requirements.txt; the versions that this export was checked with\n" + "\n".join(lines) + "\n"
-    )
+def requirements(network: nn.Module, wheel: str, needs: Iterable[str]) -> str:
+    """Return what a site installs for a network, each package in the version that the export was checked with.
+
+    Args:
+        network: of the model.
+        wheel: place of the project's own wheel in the folder.
+        needs: names of what that needs.
+    """
+    lines = [f"{name}=={version(name)}" for name in closure((*needs, *packages_of(network)))]
+    first = "# pip install -r requirements.txt, in this folder; the versions that this export was checked with"
+    return "\n".join([first, f"./{wheel}", *lines, ""])
 
 
-def bill_of_materials(network: nn.Module, name: str, model_version: str, code_version: str) -> dict[str, Any]:
+def bill_of_materials(network: nn.Module, name: str, model_version: str, needs: Iterable[str]) -> dict[str, Any]:
     """Return a CycloneDX 1.6 list of what an exported folder runs with.
 
     The same versions give the same list: no time, no serial number.
@@ -97,42 +105,33 @@ def bill_of_materials(network: nn.Module, name: str, model_version: str, code_ve
         network: of the model.
         name: of the model.
         model_version: of the model.
-        code_version: of the code that is copied into the folder.
+        needs: names of what the project's own wheel needs.
 
     Returns:
         JSON-ready.
     """
-    wanted = dict.fromkeys(canonical(n) for n in (*REQUIRED, *packages_of(network), *OPTIONAL))
+    wanted = dict.fromkeys(canonical(n) for n in (*needs, *packages_of(network), *OPTIONAL))
     packages = closure(tuple(wanted))
-    roots = [n for n in wanted if n in packages]
-    model: dict[str, Any] = {
-        "type": "machine-learning-model",
-        "bom-ref": "model",
-        "name": name,
-        "version": model_version,
-    }
+    own = f"pkg:pypi/dacal-med@{__version__}"
     code = {
         "type": "library",
-        "bom-ref": "dacal_site",
-        "name": "dacal_site",
-        "version": code_version,
+        "bom-ref": own,
+        "name": "dacal-med",
+        "version": __version__,
+        "purl": own,
         "licenses": [{"license": {"id": "Apache-2.0"}}],
     }
-    dependencies = {"model": ["dacal_site"], "dacal_site": roots}
+    model = {"type": "machine-learning-model", "bom-ref": "model", "name": name, "version": model_version}
+    dependencies = {"model": [own], own: [_purl(n) for n in wanted if n in packages]}
+    dependencies.update({_purl(n): [_purl(other) for other in others] for n, others in packages.items()})
     return {
         "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
         "bomFormat": "CycloneDX",
         "specVersion": "1.6",
         "version": 1,
         "metadata": {"component": model},
-        "components": [code, *(_component(package) for package in packages)],
-        "dependencies": [
-            *(
-                {"ref": ref, "dependsOn": [_purl(n) if n in packages else n for n in needs]}
-                for ref, needs in dependencies.items()
-            ),
-            *({"ref": _purl(ref), "dependsOn": [_purl(n) for n in needs]} for ref, needs in packages.items()),
-        ],
+        "components": [code, *map(_component, packages)],
+        "dependencies": [{"ref": ref, "dependsOn": others} for ref, others in dependencies.items()],
     }
 
 

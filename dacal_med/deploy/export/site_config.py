@@ -10,24 +10,21 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from dacal_med.deploy.export.site_network import at_a_site
 from dacal_med.io.errors import InputError
 
 # MONAI puts the folder of the configuration on the path before it runs, behind the working directory, which may be
 # another export: its own comes first.
 _ROOT = (
     "$next((os.path.abspath(p) for p in [*sys.path[1:], '.'] "
-    "if os.path.isfile(os.path.join(p, 'dacal_site', 'run.py'))), '.')"
+    "if os.path.isfile(os.path.join(p, 'configs', 'metadata.json'))), '.')"
 )
-_IMPORTABLE = "$sys.path.insert(0, @bundle_root) or @bundle_root"
 
 
 def site_inference_config(bundle_folder: str | Path, task: Mapping[str, Any]) -> dict[str, Any]:
     """Derive the configuration that a site runs.
 
-    Network (under its name at a site), preprocessing, inferer and postprocessing stay as the bundle has them; what
-    training decided (classes, spacing, window) is written out, and what runs is
-    :class:`dacal_med.deploy.runtime.run.SiteInference`.
+    Network, preprocessing, inferer and postprocessing stay as the bundle has them; what training decided (classes,
+    spacing, window) is written out, and what runs is :class:`dacal_med.deploy.runtime.run.SiteInference`.
 
     Args:
         bundle_folder: the bundle.
@@ -57,13 +54,13 @@ def as_site_config(inference: Mapping[str, Any], task: Mapping[str, Any]) -> dic
     Returns:
         The configuration, ready for JSON.
     """
-    config = {key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task")}
+    config = {
+        key: deepcopy(value) for key, value in inference.items() if key not in ("task_file", "task", "check_paths")
+    }
     if task:
         config["task"] = dict(task)
-    config["network_def"] = at_a_site(config["network_def"])
     config.update(
         bundle_root=_ROOT,
-        code_root=_IMPORTABLE,
         model_file="$os.path.join(@bundle_root, 'models', 'model.pt')",
         output_dir="predictions",
         dataset_dir="",
@@ -71,8 +68,8 @@ def as_site_config(inference: Mapping[str, Any], task: Mapping[str, Any]) -> dic
         identify=False,
         dicom_seg="auto",
         site={
-            "_target_": "dacal_site.run.SiteInference",
-            "bundle_root": "@code_root",
+            "_target_": "dacal_med.deploy.runtime.run.SiteInference",
+            "bundle_root": "@bundle_root",
             "dataset_dir": "@dataset_dir",
             "output_dir": "@output_dir",
             "model_file": "@model_file",

@@ -21,6 +21,7 @@ from monai.transforms import Compose
 from torch import Tensor, nn
 
 from dacal_med.bundle import read_config
+from dacal_med.command_line import literal
 from dacal_med.core.tensors import plain
 from dacal_med.deploy.runtime.trust import SCHEMA, TrustAccumulator
 from dacal_med.deploy.runtime.trust_effects import fit_shift
@@ -66,7 +67,7 @@ class TrainedModel:
         task = read_config(task_file) if task_file.is_file() else {}
         known: dict[str, Any] = {key: task[key] for key in ("spacing", "roi_size") if key in task}
         root = Path(files[0]).resolve().parent.parent
-        given = {"bundle_root": str(root), "dataset_dir": str(dataset_dir), "seed": seed}
+        given = {"bundle_root": literal(root), "dataset_dir": literal(dataset_dir), "seed": seed}
         # Each image is seen once or twice; to choose a cache, headers of all lists are read, those of target_val too.
         self.config.update({**known, **given, **(overrides or {}), "cache": "none"})
         self.seed = seed

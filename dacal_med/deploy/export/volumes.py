@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 from monai.bundle import ConfigParser
-from monai.transforms import Compose, SpatialPad
+from monai.transforms import SpatialPad
 from torch import Tensor, nn
 
+from dacal_med.command_line import literal
 from dacal_med.core.tensors import plain
 from dacal_med.data.datalist import FILE_NAME, load_datalist
-from dacal_med.deploy.export.deployed import Deployed
+from dacal_med.deploy.export.deployed import Deployed, preprocessing_of
 from dacal_med.io.errors import InputError
 
 SIZES = 3
@@ -42,10 +43,10 @@ def find_images(deployed: Deployed, dataset_dir: Path | None) -> list[Path]:
     if dataset_dir is None and not folder.is_dir():
         # The phantom that training would have drawn.
         train = ConfigParser(ConfigParser.load_config_file(str(deployed.bundle / "configs" / "train.json")))
-        train.update({"bundle_root": str(deployed.bundle)})
+        train.update({"bundle_root": literal(deployed.bundle)})
         train.get_parsed_content("dataset_dir")
     patterns: Sequence[str] = parser.get_parsed_content("file_patterns")
-    files = sorted(Path(name) for pattern in patterns for name in glob.glob(str(folder / pattern)))
+    files = sorted(folder / name for pattern in patterns for name in glob.glob(pattern, root_dir=folder))
     if not files:
         raise InputError(f"{folder}: found no image ({', '.join(patterns)}) to check the export on; give --dataset_dir")
     return files
@@ -66,7 +67,7 @@ def try_out(network: nn.Module, config: Mapping[str, Any], files: Sequence[Path]
     Raises:
         InputError: if an image cannot be read or the network cannot take its own window.
     """
-    read: Compose = ConfigParser({**config, "device": "cpu"}).get_parsed_content("preprocessing")
+    read = preprocessing_of(config)
     images = []
     for number in range(SIZES):
         path = files[number * len(files) // SIZES]

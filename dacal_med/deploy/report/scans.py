@@ -16,16 +16,16 @@ import numpy as np
 import numpy.typing as npt
 
 from dacal_med.data.datalist import FILE_NAME, load_datalist
-from dacal_med.data.images import NIFTI_SUFFIXES, NRRD_SUFFIXES, PICTURE_SUFFIXES, read_image
 from dacal_med.deploy.report.predictions import Prediction
 from dacal_med.io.discovery import Source, discover
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
+from dacal_med.io.image import Header, on_grid_of
+from dacal_med.io.reading import image_stem, is_image_file, read_image
 from dacal_med.transforms.labels import IGNORE_INDEX
 
 Array = npt.NDArray[np.float32]
 _NUMBERED = re.compile(r"case_\d+")
-_SUFFIXES = (*NIFTI_SUFFIXES, *NRRD_SUFFIXES, *PICTURE_SUFFIXES)
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Images:
     def read(self, name: str) -> Array | None:
         """Return the image ``(channels, *spatial)`` of a case; None if it is not there."""
         source = self.sources.get(name)
-        return None if source is None else np.asarray(source.read().array, dtype=np.float32)
+        return None if source is None else np.asarray(source.open().voxels(), dtype=np.float32)
 
     def file(self, name: str) -> Path | None:
         """Return the file of a case, of a DICOM series the folder of its first file; None if it is not there."""
@@ -107,7 +107,7 @@ class Labels:
         if place.suffix == ".json":
             self._read_datalist(place)
         elif place.is_dir():
-            self.by_stem = {_stem(path): path for path in sorted(place.iterdir()) if path.name.endswith(_SUFFIXES)}
+            self.by_stem = {image_stem(path): path for path in sorted(place.iterdir()) if is_image_file(path)}
         if not self.by_image and not self.by_stem:
             raise InputError(f"--labels: found no label at {place}, wanted a folder of label files or a {FILE_NAME}")
 
@@ -125,11 +125,15 @@ class Labels:
         image = self.images.file(name)
         if image is not None and image.resolve() in self.by_image:
             return self.by_image[image.resolve()]
-        stems = [name, *([_stem(image)] if image is not None else [])]
+        stems = [name, *([image_stem(image)] if image is not None else [])]
         return next((self.by_stem[s] for stem in stems for s in (stem, f"{stem}_label") if s in self.by_stem), None)
 
-    def read(self, name: str) -> npt.NDArray[np.uint8] | None:
+    def read(self, name: str, header: Header) -> npt.NDArray[np.uint8] | None:
         """Return the classes ``(*spatial)`` of a case, 255 where unknown; None if it has no label.
+
+        Args:
+            name: of the case.
+            header: of its segmentation, in the order of whose axes the classes are.
 
         Raises:
             InputError: the file cannot be read, or holds a value that is no class.
@@ -137,7 +141,7 @@ class Labels:
         path = self.file(name)
         if path is None:
             return None
-        array = read_image(path)[0][0]
+        array = on_grid_of(header, read_image(path, as_label=True))[0]
         result = np.full(array.shape, IGNORE_INDEX, np.uint8)
         values = self.values if self.values is not None else tuple(range(IGNORE_INDEX))
         known = np.isin(array, self.ignored)
@@ -158,19 +162,21 @@ def read_scan(prediction: Prediction, images: Images, labels: Labels | None) -> 
         InputError: a file is missing, unreadable or of another size than the segmentation.
     """
     arrays: dict[str, npt.NDArray[np.generic]] = {}
-    affine = None
+    header: Header | None = None
     for kind in ("segmentation", "confidence"):
         path = prediction.file(kind)
         if path is None or not os.path.isfile(path):  # a JSON may name a file that no folder can hold
             raise InputError(f"{prediction.shown}: found no file of its {kind} beside its JSON")
-        array, affine = read_image(path)
-        arrays[kind] = array[0]
+        found = read_image(path)
+        arrays[kind], header = found.array[0], found.header
+    assert header is not None
+    affine = header.affine
     if affine is None:
         arrays["confidence"] = arrays["confidence"].astype(np.float32) / 255
     image = images.read(prediction.name)
     if image is not None:
         arrays["image"] = image.mean(axis=0) if affine is None else image[0]
-    label = None if labels is None else labels.read(prediction.name)
+    label = None if labels is None else labels.read(prediction.name, header)
     if label is not None:
         arrays["label"] = label
     shape = arrays["segmentation"].shape
@@ -204,11 +210,6 @@ def _displayed(
     sliced = int(np.argmax(sizes)) if sizes.max() > 1.2 * sizes[2] else 2
     order = [axis for axis in range(3) if axis != sliced] + [sliced]
     return {kind: np.transpose(array, order) for kind, array in turned.items()}, tuple(float(sizes[k]) for k in order)
-
-
-def _stem(path: Path) -> str:
-    suffix = next((s for s in sorted(_SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), "")
-    return path.name[: len(path.name) - len(suffix)]
 
 
 def _entries(path: Path) -> list[dict[str, str]]:

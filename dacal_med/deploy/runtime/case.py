@@ -17,6 +17,7 @@ from monai.data import MetaTensor
 from torch import Tensor
 
 from dacal_med.deploy.runtime import dicom_seg, writing
+from dacal_med.deploy.runtime.checks import check_header, check_voxels
 from dacal_med.deploy.runtime.geometry import Grid, Preprocessing, resample, resampled, slabs
 from dacal_med.deploy.runtime.model import Model
 from dacal_med.deploy.runtime.planes import PlaneFile
@@ -24,7 +25,7 @@ from dacal_med.deploy.runtime.windows import Windows, predict
 from dacal_med.io.discovery import Source, personal
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import check_writable
-from dacal_med.io.volumes import Volume, check
+from dacal_med.io.image import Header, Opened
 
 _MIB = 2**20
 Progress = Callable[[str, float], None]
@@ -80,20 +81,21 @@ class Task:
         """
         began = time.perf_counter()
         progress("reading", 0.0)
-        volume = source.read()
+        opened = source.open()
+        header, shape = opened.header, opened.header.shape
         name = source.file_name(0) if source.identify and not source.dicom else "the image"
-        check(volume, name, self.spatial_dims, self.in_channels, self.model.modality, self.force)
-        shape, warnings = volume.shape, list(volume.warnings)
+        told = check_header(header, name, self.spatial_dims, self.in_channels, self.model.modality, self.force)
+        warnings = [*self.model.warnings, *told]
         about = {
-            "format": volume.format,
+            "format": header.format,
             "shape": list(shape),
-            "spacing_mm": None if volume.affine is None else [round(size, 6) for size in volume.spacing],
-            "modality": volume.modality,
+            "spacing_mm": None if header.affine is None else [round(size, 6) for size in header.spacing],
+            "modality": header.modality,
             **personal(source),
         }
-        grid = self.preprocessing.grid(shape, volume.affine)
+        grid = self.preprocessing.grid(shape, header.affine)
         self._check_space(shape, grid)
-        image = self._prepare(volume, grid, progress)
+        image = self._prepare(opened, name, grid, progress)
         axis = grid.axis_along(len(shape) - 1)
         with predict(
             image,
@@ -103,15 +105,15 @@ class Task:
             scratch / "probabilities",
             lambda share: progress("windows", share),
         ) as probabilities:
-            labels, trust = self._write(source.name, volume, shape, grid, axis, image, probabilities, progress)
+            labels, trust = self._write(source.name, header, grid, axis, image, probabilities, progress)
         outputs = self.outputs(source.name)
-        if labels is not None:
+        if labels is not None and header.series is not None:
             progress("DICOM SEG", 0.0)
             model = self.model
             target, codes = outputs["dicom_seg"], model.segment_codes
             structures = {k: name for k, name in enumerate(model.class_names) if k != model.background}
-            dicom_seg.write(target, labels, volume.series, structures, model.name, model.version, codes)
-        elif volume.series is not None:
+            dicom_seg.write(target, labels, header.series, structures, model.name, model.version, codes)
+        elif header.series is not None:
             warnings.append("DICOM SEG was not written: highdicom is not installed, or --dicom_seg false was given")
         return {
             "warnings": [*warnings, *trust["warnings"]],
@@ -132,15 +134,9 @@ class Task:
         needed = voxels * self.model.num_classes * 4 + float(np.prod(shape, dtype=np.float64)) * 6
         check_writable(self.output_dir, 16 + needed / _MIB)
 
-    def _prepare(self, volume: Volume, grid: Grid, progress: Progress) -> Tensor:
+    def _prepare(self, opened: Opened, name: str, grid: Grid, progress: Progress) -> Tensor:
         """The image as the network sees it, ``(channels, *grid)``."""
-        progress("preprocessing", 0.0)
-
-        def read(box: Sequence[slice]) -> Tensor:
-            return torch.from_numpy(np.array(volume.array[(slice(None), *box)], dtype=np.float32))
-
-        moved = resampled(read, volume.shape, self.in_channels, grid.to_image, grid.shape)
-        volume.array = np.empty(0, volume.array.dtype)  # the voxels are not needed again
+        moved = self._resampled(opened, name, grid, progress)
         data = self.preprocessing.intensity({"image": MetaTensor(moved, affine=torch.as_tensor(grid.affine))})
         image = data.pop("image")
         plain: Tensor = (image.as_tensor() if isinstance(image, MetaTensor) else image).float().cpu()
@@ -150,11 +146,21 @@ class Task:
             )
         return plain
 
+    def _resampled(self, opened: Opened, name: str, grid: Grid, progress: Progress) -> Tensor:
+        """The image's voxels, which are not needed again, on the grid."""
+        array = opened.voxels()
+        check_voxels(array, name)
+        progress("preprocessing", 0.0)
+
+        def read(box: Sequence[slice]) -> Tensor:
+            return torch.from_numpy(np.array(array[(slice(None), *box)], dtype=np.float32))
+
+        return resampled(read, opened.header.shape, self.in_channels, grid.to_image, grid.shape)
+
     def _write(
         self,
         name: str,
-        volume: Volume,
-        shape: tuple[int, ...],
+        header: Header,
         grid: Grid,
         axis: int,
         image: Tensor,
@@ -171,13 +177,14 @@ class Task:
         def read_image(box: Sequence[slice]) -> Tensor:
             return image[(slice(None), *box)]
 
-        keep = self.dicom_seg and volume.series is not None
+        shape = header.shape
+        keep = self.dicom_seg and header.series is not None
         labels = np.empty(shape, np.uint8, order="F") if keep else None
-        trust = self.model.trust(volume.voxel_volume_mm3, "pixels" if volume.affine is None else "ml")
+        trust = self.model.trust(header.voxel_volume_mm3, "pixels" if header.affine is None else "ml")
         last, back = len(shape) - 1, grid.from_image
         channels = self.model.num_classes + self.in_channels
         with ExitStack() as stack:
-            segmentation, confidence = (stack.enter_context(w) for w in self._writers(name, shape, volume.affine))
+            segmentation, confidence = (stack.enter_context(w) for w in self._writers(name, header))
             for start, stop in slabs(shape, last, channels, back):
                 box = [slice(start, stop) if k == last else slice(0, size) for k, size in enumerate(shape)]
                 slab = resample(read_probabilities, grid.shape, back, box)
@@ -191,11 +198,11 @@ class Task:
                 progress("writing", stop / shape[last])
         return labels, trust.result()
 
-    def _writers(self, name: str, shape: tuple[int, ...], affine: np.ndarray | None) -> tuple[Any, Any]:
+    def _writers(self, name: str, header: Header) -> tuple[Any, Any]:
         paths = self.outputs(name)
-        if affine is None:
+        if header.affine is None:
             return writing.picture(paths["segmentation"], 1), writing.picture(paths["confidence"], 255)
         return (
-            writing.nifti(paths["segmentation"], shape, affine, np.uint8),
-            writing.nifti(paths["confidence"], shape, affine, np.float32),
+            writing.nifti(paths["segmentation"], header, np.uint8),
+            writing.nifti(paths["confidence"], header, np.float32),
         )

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``SHA256SUMS`` of an exported folder: is every file the one that was exported?
 
-Needs the standard library alone, so that a folder can be checked before anything in it is imported: ``python -m
-dacal_site.checksums`` from the folder, or ``sha256sum -c SHA256SUMS``, which does not see files that were added.
+Needs the standard library alone: ``python -m dacal_med.deploy.runtime.checksums`` in the folder (before anything is
+installed, with its wheel as ``PYTHONPATH``), or ``sha256sum -c SHA256SUMS``, which does not see files that were added.
 """
 
 from __future__ import annotations
@@ -15,9 +15,8 @@ from pathlib import Path
 from dacal_med.io.errors import InputError
 
 FILE_NAME = "SHA256SUMS"
-CLOSED_FOLDERS = ("configs", "dacal_site", "models")
+CLOSED_FOLDERS = ("configs", "models", "wheels")
 """Folders whose files are run or loaded: nothing may be added to them."""
-IGNORED_FOLDER = "__pycache__"
 
 
 def write(folder: str | Path) -> None:
@@ -71,7 +70,7 @@ def digest(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[str]:
-    paths = (path for path in folder.rglob("*") if path.is_file() and IGNORED_FOLDER not in path.parts)
+    paths = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
@@ -93,8 +92,8 @@ def _read(folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Check the folder named on the command line, by default the one that this package lies in."""
-    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).resolve().parent.parent
+    """Check the folder named on the command line, by default the working directory."""
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path.cwd()
     try:
         print(f"{folder}: {verify(folder)} files are as they were exported")
     except InputError as error:

@@ -13,7 +13,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from dacal_med.deploy.runtime.codes import concept
-from dacal_med.io.dicom import ENHANCED, Series, quiet
+from dacal_med.io.dicom import ENHANCED, Series
+from dacal_med.io.dicom_files import quiet
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import replacing
 

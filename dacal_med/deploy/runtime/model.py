@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dacal_med import __version__
 from dacal_med.deploy.runtime.checksums import digest
 from dacal_med.deploy.runtime.trust import TrustAccumulator
 from dacal_med.io.errors import InputError
@@ -34,6 +35,7 @@ class Model:
         modality: that it is made for, as DICOM names it; None where DICOM has no name for it or it is not said.
         segment_codes: the bundle's own coded concepts, by class name.
         reference: what is usual for this model (``configs/trust.json``); None if it was not exported.
+        warnings: what every case is told.
     """
 
     network: nn.Module
@@ -45,9 +47,10 @@ class Model:
     modality: str | None
     segment_codes: Mapping[str, Any] | None
     reference: Mapping[str, Any] | None
+    warnings: tuple[str, ...] = ()
 
     @classmethod
-    def load(cls, root: Path, model_file: Path, network: nn.Module, device: torch.device) -> Model:
+    def load(cls, root: Path, model_file: Path, network: nn.Module, device: torch.device, force: bool = False) -> Model:
         """Load weights and description.
 
         Args:
@@ -55,9 +58,10 @@ class Model:
             model_file: TorchScript (``.ts``), or weights (``.pt``) of ``network``.
             network: as the configuration defines it.
             device: where to compute.
+            force: run a model that another version of dacal_med exported; a warning tells so.
 
         Raises:
-            InputError: a file is missing, malformed, or of another network.
+            InputError: a file is missing, malformed, of another network, or of another version of dacal_med.
         """
         metadata = _json(root / "configs" / "metadata.json")
         trust = root / "configs" / "trust.json"
@@ -66,6 +70,7 @@ class Model:
             names = form["outputs"]["pred"]["channel_def"]
             modality = form["inputs"]["image"].get("modality")
             class_names = tuple(str(names[key]) for key in sorted(names, key=int))
+            told = other_version(metadata)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise InputError(
                 f"{root / 'configs' / 'metadata.json'}: found no {error}; wanted an export's own"
@@ -76,6 +81,8 @@ class Model:
                 f"{root / 'configs' / 'metadata.json'}: found {len(class_names)} class(es) in 'channel_def' and a "
                 f"{type(codes).__name__} as 'segment_codes'; wanted at least 2 and an object"
             )
+        if told and not force:
+            raise InputError(f"{told}; wanted pip install -r requirements.txt in {root}, or --force true")
         loaded = _load(model_file, network).to(device).eval()
         model = cls(
             network=loaded,
@@ -87,6 +94,7 @@ class Model:
             modality=modality if isinstance(modality, str) and modality in _CODES else None,
             segment_codes=codes,
             reference=_json(trust) if trust.is_file() else None,
+            warnings=(told,) if told else (),
         )
         model.trust(1.0, "pixels")  # a reference of another model is told before anything runs
         return model
@@ -155,6 +163,12 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise InputError(f"{path}: found a {type(content).__name__}; wanted an object")
     return content
+
+
+def other_version(metadata: Mapping[str, Any]) -> str:
+    """Return in words by which other version of dacal_med a model was exported; nothing if it was this one."""
+    exported = metadata.get("dacal_med_version", "of unknown version")
+    return "" if exported == __version__ else f"exported with dacal_med {exported}, running dacal_med {__version__}"
 
 
 def background_class(class_names: Sequence[str]) -> int | None:

@@ -19,6 +19,7 @@ from monai import bundle
 from monai.transforms import Compose
 from torch import nn
 
+from dacal_med.command_line import as_typed
 from dacal_med.deploy.runtime import dicom_seg
 from dacal_med.deploy.runtime.case import Task
 from dacal_med.deploy.runtime.checksums import verify
@@ -45,7 +46,7 @@ class SiteInference:
         spatial_dims: of the images.
         in_channels: of the images.
         device: where to compute.
-        force: run on another modality than the model is made for.
+        force: run on another modality, or by another version of dacal_med, than the model is made for.
         identify: name cases after files and patients, and say where they come from.
         dicom_seg: write DICOM SEG for DICOM input; "auto": where highdicom is installed.
     """
@@ -68,8 +69,8 @@ class SiteInference:
     ) -> None:
         self.bundle_root = Path(bundle_root)
         self.dataset_dir = dataset_dir
-        self.output_dir = Path(output_dir)
-        self.model_file = Path(model_file)
+        self.output_dir = Path(str(output_dir))
+        self.model_file = Path(str(model_file))
         self.network = network
         self.preprocessing = preprocessing
         self.inferer = inferer
@@ -92,16 +93,16 @@ class SiteInference:
         if not self.dataset_dir:
             raise InputError("dataset_dir: not given; wanted --dataset_dir with a folder of images, or one image")
         verify(self.bundle_root)
-        identify = _switch("identify", self.identify)
+        identify, force = _switch("identify", self.identify), _switch("force", self.force)
         check_writable(self.output_dir)
         task = Task(
-            model=Model.load(self.bundle_root, self.model_file, self.network, self.device),
+            model=Model.load(self.bundle_root, self.model_file, self.network, self.device, force),
             preprocessing=Preprocessing.of(self.preprocessing),
             windows=Windows.of(self.inferer),
             spatial_dims=self.spatial_dims,
             in_channels=self.in_channels,
             output_dir=self.output_dir,
-            force=_switch("force", self.force),
+            force=force,
             dicom_seg=self._writes_dicom(),
         )
         sources = discover(self.dataset_dir, self.spatial_dims, identify, skip=self.output_dir)
@@ -121,21 +122,25 @@ class SiteInference:
         """Run as a command: 0 if all went well, 1 if a case failed, 2 if nothing could be run."""
         try:
             check_overrides(sys.argv, self.bundle_root / "configs" / "inference.json")
+            # Not what Fire and MONAI made of them.
+            self.dataset_dir = as_typed("dataset_dir", self.dataset_dir)
+            self.output_dir = Path(as_typed("output_dir", self.output_dir))
+            self.model_file = Path(as_typed("model_file", self.model_file))
             summary = self.run()
         except InputError as error:
-            print(f"dacal_site: {error}", file=sys.stderr, flush=True)
+            print(f"dacal_med: {error}", file=sys.stderr, flush=True)
             sys.exit(2)
         failed = summary["failed"]
         print(f"{summary['ok']} of {len(summary['cases'])} case(s) segmented: {self.output_dir / 'summary.json'}")
         if failed:
-            print(f"dacal_site: failed: {', '.join(failed)}", file=sys.stderr, flush=True)
+            print(f"dacal_med: failed: {', '.join(failed)}", file=sys.stderr, flush=True)
             sys.exit(1)
 
     def _case(self, task: Task, source: Source, line: ProgressLine) -> dict[str, Any]:
         case: dict[str, Any] = {"case": source.name, "status": "ok", "error": None}
         try:
             _remove(task.outputs(source.name))  # of an earlier run: they would belong to another result
-            with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".dacal_site_") as scratch:
+            with tempfile.TemporaryDirectory(dir=self.output_dir, prefix=".dacal_med_") as scratch:
                 return {**case, **task.run(source, Path(scratch), line.show)}
         except Exception as error:  # one image's trouble, whatever it is, is no other's
             text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
@@ -145,7 +150,7 @@ class SiteInference:
                 **case,
                 "status": "failed",
                 "error": source.clean(text),
-                "warnings": [],
+                "warnings": list(task.model.warnings),
                 "input": None,
                 "model": task.model.description(),
                 "trust": None,

@@ -10,11 +10,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-import nibabel as nib
 import numpy as np
 from PIL import Image
 
 from dacal_med.io.files import replacing
+from dacal_med.io.image import Header
+from dacal_med.io.nifti import result_header
 
 
 class SlabWriter(Protocol):
@@ -42,25 +43,19 @@ class _Picture:
 
 
 @contextmanager
-def nifti(path: Path, shape: tuple[int, ...], affine: np.ndarray, dtype: type) -> Iterator[SlabWriter]:
+def nifti(path: Path, image: Header, dtype: type) -> Iterator[SlabWriter]:
     """Write a compressed NIfTI file slab by slab.
 
     Args:
         path: the file, ending in ``.nii.gz``.
-        shape: of the image.
-        affine: voxel index to patient millimetres, RAS; a shear goes into the sform alone, which can hold it.
+        image: of which this is a result: see :func:`dacal_med.io.nifti.result_header`.
         dtype: of the values.
 
     Raises:
         InputError: if it cannot be written; nothing is left then.
     """
-    header = nib.Nifti1Header()
-    header.set_data_shape(shape)
-    header.set_data_dtype(dtype)
-    header.set_xyzt_units("mm")
-    header.set_sform(affine, code=1)
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    header.set_qform(affine, code=1 if np.allclose(axes.T @ axes, np.eye(3), atol=1e-3) else 0)
+    assert image.affine is not None
+    header = result_header(image.shape, dtype, image.affine, image.forms)
     header["vox_offset"], header["magic"] = 352, b"n+1"
     with (
         replacing(path, ".nii.gz") as temporary,

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 
 from dacal_med.core.features import class_cells, feature_distance
 from dacal_med.core.pseudo_labels import PseudoLabels
-from dacal_med.deploy.runtime.networks.multi_resolution import MultiResolution
+from dacal_med.core.weights import load_safely
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts.base import Host, LossTerm, OnHost
 from dacal_med.engines.hosts.dacs import DACS
-from dacal_med.engines.weights import load_safely
 from dacal_med.engines.whole_batch import over_batch
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class FeatureDistance:
         Raises:
             InputError: if a layer does not exist, or the features do not have one shape.
         """
-        inside = "network" if isinstance(network, MultiResolution) else ""
+        inside = "network" if isinstance(network, HRDA) else ""
         root = _submodule(network, inside if self.root is None else self.root, "root")
         with (
             _calls_of(root) as images,

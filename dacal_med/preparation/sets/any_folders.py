@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from pathlib import Path
@@ -12,7 +13,7 @@ from pathlib import Path
 from dacal_med.io.errors import InputError
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Plan, labelled
-from dacal_med.preparation.formats import NIFTI, WANTED, ImageFile, check_dimensions, find_images
+from dacal_med.preparation.formats import WANTED, ImageFile, check_dimensions, find_images
 from dacal_med.preparation.labels import LabelTable
 from dacal_med.preparation.recipe import Choice, Recipe, Request, Role
 from dacal_med.preparation.split import section_blocks, split_patients
@@ -58,12 +59,12 @@ def parse_table(text: str, option: str) -> LabelTable:
 def _searcher(pattern: str, option: str) -> Callable[[ImageFile], str]:
     """Return what gives the part of a file's key that a pattern finds, its first group if it has one."""
     try:
-        compiled = re.compile(pattern)
+        compiled = re.compile(unicodedata.normalize("NFC", pattern))
     except re.error as error:
         raise InputError(f"{option}: found {pattern!r}, {error}; wanted a regular expression.") from error
 
     def search(image: ImageFile) -> str:
-        match = compiled.search(image.key)
+        match = compiled.search(unicodedata.normalize("NFC", image.key))  # umlauts as macOS writes them are the same
         found = None if match is None else match.group(1 if compiled.groups else 0)
         if not found:
             raise InputError(
@@ -134,10 +135,35 @@ def _patients(domain: str, pairs: Pairs, pattern: str) -> dict[str, str]:
 
 
 def _case(name: str, patient: str, part: Part, image: ImageFile, label: ImageFile | None) -> Case:
-    copied = image.path.name.lower().endswith(NIFTI)
+    copied = image.header.format == "nifti"
     inputs = image.inputs if label is None or part == "target_train" else (*image.inputs, *label.inputs)
     read = None if label is None else labelled(part, label.read)
     return Case(name, patient, part, inputs, image.path if copied else image.read, read)
+
+
+def _modality(pairs: Mapping[str, Pairs]) -> dict[str, str]:
+    """What the headers of DICOM tell, which the prepared files cannot; nothing for a domain without them."""
+    found: dict[str, str] = {}
+    for domain, images in pairs.items():
+        for image, _ in images.values():
+            modality = image.header.modality
+            if modality is not None and found.setdefault(domain, modality) != modality:
+                raise InputError(
+                    f"{image.path}: found modality {modality}, while others of the {domain} have {found[domain]}; "
+                    "wanted images of one modality."
+                )
+    return found
+
+
+def _notes(pairs: Mapping[str, Pairs]) -> tuple[str, ...]:
+    """What the headers make the reader say, each once with the number of files."""
+    notes: dict[str, list[Path]] = {}
+    for images in pairs.values():
+        for pair in images.values():
+            for file in pair:
+                for note in () if file is None else file.header.notes:
+                    notes.setdefault(note, []).append(file.path)
+    return tuple(f"{files[0].name} and {len(files) - 1} more: {note}" for note, files in notes.items())
 
 
 def _plan(request: Request) -> Plan:
@@ -174,8 +200,8 @@ def _plan(request: Request) -> Plan:
         cases=tuple(cases),
         split=f"{SPLIT[0].upper()}{SPLIT[1:]} (seed {request.seed}). "
         + (f"Patients: what {choices['patient']!r} finds in a name." if choices["patient"] else _EVERY_FILE),
-        modality={},
-        notes=("TIFF stacks, and HDF5 without element_size_um, have voxels of 1 mm here: they hold no millimetres.",),
+        modality=_modality(pairs),
+        notes=_notes(pairs),
         evaluated=bool(complete),
     )
 

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Literal
 
 from dacal_med.io.errors import InputError
+from dacal_med.io.pictures import count_pages
 from dacal_med.preparation import folders
 from dacal_med.preparation.cases import Case, Part, Picture, Plan, labelled
 from dacal_med.preparation.labels import LabelTable
-from dacal_med.preparation.reading import count_pages, read_mask, read_picture
+from dacal_med.preparation.reading import read_mask, read_picture
 from dacal_med.preparation.recipe import Choice, Owner, Recipe, Request, Role
 from dacal_med.preparation.split import section_blocks
 

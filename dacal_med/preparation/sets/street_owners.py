@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Literal
 
-from dacal_med.data.images import read_header
 from dacal_med.io.errors import InputError
+from dacal_med.io.reading import read_header
 from dacal_med.preparation import folders
 from dacal_med.preparation.recipe import Owner, Request
 
@@ -94,7 +95,7 @@ def gta5(folder: Path, request: Request) -> list[Frame]:
     folders.require_same(images, labels, root, "image")
     folders.require_count(len(images), GTA5_IMAGES, root, "image(s)", partial=request.partial)
     for key in GTA5_UNFIT & images.keys():
-        if read_header(images[key]).spatial_shape != read_header(labels[key]).spatial_shape:
+        if read_header(images[key]).shape != read_header(labels[key]).shape:
             del images[key]
     return [Frame(f"gta5_{key}", f"gta5_{key}", images[key], labels[key]) for key in images]
 
@@ -193,7 +194,7 @@ def _labels(folder: Path, images: dict[str, Path], suffix: str) -> dict[str, Pat
     if missing:
         place = missing[0].parent
         stem = missing[0].name.removesuffix(suffix)
-        others = sorted(path.name for path in place.glob(f"{stem}*")) if place.is_dir() else []
+        others = sorted(path.name for path in place.glob(f"{escape(stem)}*")) if place.is_dir() else []
         raise InputError(
             f"{missing[0]}: no such file, {len(missing)} of {len(found)} labels are missing; found "
             f"{', '.join(others) or 'nothing else of this image'}; wanted label ids as the owners ship them."

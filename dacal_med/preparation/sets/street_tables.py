@@ -12,9 +12,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from dacal_med.data.images import read_header
 from dacal_med.data.street_labels import IGNORED, STREET_LABELS, TRAIN_NAMES, StreetLabel
 from dacal_med.io.errors import InputError
+from dacal_med.io.reading import read_header
 from dacal_med.preparation.cases import Picture
 from dacal_med.preparation.labels import IGNORE, LabelTable
 from dacal_med.preparation.reading import read_mask
@@ -231,7 +231,7 @@ def check_sample(
     for image, label in pairs[::step][:_SAMPLE]:
         array = read(label).array
         table.remap(array, label)
-        size = read_header(image).spatial_shape[::-1]
+        size = read_header(image).shape[::-1]
         if array.shape != size:
             raise InputError(f"{label}: found size {array.shape}; wanted {size}, that of {image}.")
         largest = max(largest, int(array.max(initial=0)))

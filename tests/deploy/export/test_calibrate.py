@@ -22,7 +22,7 @@ from dacal_med.deploy.export.checking import load_format, load_network
 from dacal_med.deploy.export.deployed import read_json
 from dacal_med.deploy.export.labelled import LabelledCases
 from dacal_med.deploy.export.layout import FORMATS
-from dacal_med.deploy.runtime import checksums
+from dacal_med.deploy.runtime import checksums, model
 from dacal_med.engines.evaluator import predict_probabilities
 from dacal_med.io.errors import InputError
 from tests.bundles.builders import STREETS, Bundle
@@ -147,6 +147,12 @@ def test_a_changed_folder(site, cases, tmp_path):
         stream.write("\n")
     with pytest.raises(InputError, match=r"configs/deploy.json was changed"):
         Calibration(changed, cases, tmp_path / "out").run()
+
+
+def test_a_folder_of_another_version(site, cases, tmp_path, monkeypatch):
+    monkeypatch.setattr(model, "__version__", "9.8.7")
+    with pytest.raises(InputError, match=r"site: exported with dacal_med .*, running dacal_med 9\.8\.7; wanted"):
+        Calibration(site, cases, tmp_path / "out").run()
 
 
 @pytest.mark.parametrize("number", [3, 10, 11, 14])

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,32 +20,36 @@ from monai.data.torchscript_utils import load_net_with_metadata
 
 from dacal_med.deploy.export.checking import load_format, smallest_image
 from dacal_med.deploy.export.layout import FORMATS
+from dacal_med.deploy.export.wheel import own_wheel
 from dacal_med.deploy.runtime import checksums
 from tests.conftest import ROOT
 
 
-def test_the_folder_holds_what_a_site_needs_and_no_training_code(bundle, site_of):
+def test_the_folder_holds_what_a_site_needs(bundle, site_of):
     site = site_of(bundle.name)
     assert {path.name for path in site.iterdir()} == {
-        *("configs", "dacal_site", "docs", "models", "LICENSE", "SHA256SUMS", "requirements.txt", "sbom.cdx.json")
+        *("configs", "wheels", "docs", "models", "LICENSE", "SHA256SUMS", "requirements.txt", "sbom.cdx.json")
     }
     assert {path.name for path in (site / "models").iterdir()} == set(FORMATS)
     assert checksums.verify(site) == len((site / "SHA256SUMS").read_text().splitlines())
     done = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=site, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
-    for path in (*(site / "configs").iterdir(), *(site / "dacal_site").rglob("*.py")):
-        text = path.read_text()
-        assert not any(word in text for word in ("import dacal_med", "from dacal_med", '"dacal_med.', str(ROOT))), path
+    ours = {"dacal_med.networks.segmentation_network"} if bundle.streets else set()
+    runs = "dacal_med.deploy.runtime.run.SiteInference"
+    for name, targets in (("deploy.json", ours), ("inference.json", {*ours, runs})):
+        assert set(re.findall(r"dacal_med[\w.]*", (site / "configs" / name).read_text())) == targets
+    assert not any(str(ROOT) in path.read_text() for path in (site / "configs").iterdir())
+    (wheel,) = (site / "wheels").iterdir()
+    assert (wheel.name, wheel.read_bytes()) == (own_wheel().name, own_wheel().content)
     for path in (site / "models").iterdir():
         # Nothing of the machine that exported it.
         assert str(ROOT).encode() not in path.read_bytes()
         assert os.path.dirname(torch.__file__).encode() not in path.read_bytes()
 
 
-def test_the_folder_is_a_bundle(bundle, site_of, monkeypatch):
-    """The steps of the model zoo's verify_bundle, and the property check of a workflow, as from inside the folder."""
+def test_the_folder_is_a_bundle(bundle, site_of):
+    """The steps of the model zoo's verify_bundle, and the property check of a workflow, on the folder."""
     site = site_of(bundle.name)
-    monkeypatch.syspath_prepend(str(site))
     schema = str(ROOT / "tests" / "bundles" / "metadata_schema.json")
     verify_metadata(meta_file=str(site / "configs" / "metadata.json"), filepath=schema)
     config = str(site / "configs" / "inference.json")
@@ -58,8 +63,10 @@ def test_the_folder_is_a_bundle(bundle, site_of, monkeypatch):
     assert workflow.check_properties() == []
 
 
-def test_metadata_names_the_classes_of_the_network(bundle, site_of):
-    form = json.loads((site_of(bundle.name) / "configs" / "metadata.json").read_text())["network_data_format"]
+def test_metadata_names_the_classes_of_the_network_and_the_version(bundle, site_of):
+    metadata = json.loads((site_of(bundle.name) / "configs" / "metadata.json").read_text())
+    form = metadata["network_data_format"]
+    assert own_wheel().name.split("-")[1] == metadata["dacal_med_version"]
     assert form["outputs"]["pred"]["channel_def"] == {str(k): name for k, name in enumerate(bundle.classes)}
     assert form["inputs"]["image"]["spatial_shape"] == bundle.tiny["roi_size"]
 
@@ -117,10 +124,11 @@ def test_the_card_says_what_was_measured_and_what_was_not(bundle, site_of):
 
 def test_the_checksums_run_without_any_other_package(site, tmp_path):
     shutil.copytree(site, tmp_path / "site")
-    line = [sys.executable, "-S", "-m", "dacal_site.checksums"]
+    line = [sys.executable, "-S", "-m", "dacal_med.deploy.runtime.checksums"]
+    own = {"PYTHONPATH": f"wheels/{own_wheel().name}"}
 
     def check() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(line, cwd=tmp_path / "site", capture_output=True, text=True, env={})
+        return subprocess.run(line, cwd=tmp_path / "site", capture_output=True, text=True, env=own)
 
     assert check().returncode == 0
     weights = tmp_path / "site" / "models" / "model.pt"

@@ -14,17 +14,19 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 
+from dacal_med import __version__
 from dacal_med.cli import main
 from dacal_med.data.datalist import load_cases
 from dacal_med.deploy.export import exporting, folder, packages
 from dacal_med.deploy.export.archives import normalised
 from dacal_med.deploy.export.checking import check_formats, compare, load_network
-from dacal_med.deploy.export.deployed import build_network, channels_after_loading, load_deployed
-from dacal_med.deploy.export.packages import bill_of_materials, closure, requirements
-from dacal_med.deploy.export.site_network import at_a_site
+from dacal_med.deploy.export.deployed import build_network, without_files, load_deployed, without_pretraining
+from dacal_med.deploy.export.packages import bill_of_materials, closure, needed, packages_of, requirements
 from dacal_med.deploy.export.volumes import accepted_sizes
 from dacal_med.deploy.runtime import checksums
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA, segmentation_network
+from tests.bundles.builders import TINY_MIT
 from tests.conftest import ROOT
 from tests.deploy.export.builders import FIRST, convert_here, exported, words
 
@@ -123,6 +125,9 @@ def test_scores_of_other_classes(run, tmp_path):
     wrong.write_text('{"after": {"per_class": {"background": {}, "liver": {}}}}')
     with pytest.raises(InputError, match=r"metrics.json: found no scores of the classes background, mitochondria"):
         exported(FIRST, run, tmp_path / "site", metrics_file=wrong).run()
+    wrong.write_text("{}")
+    with pytest.raises(InputError, match=r"metrics.json: found no scores"):
+        exported(FIRST, run, tmp_path / "site", metrics_file=wrong).run()
 
 
 def test_without_scores_and_datalist_the_card_says_so(run, tmp_path, here):
@@ -130,6 +135,7 @@ def test_without_scores_and_datalist_the_card_says_so(run, tmp_path, here):
     alone.mkdir()
     for name in ("model.pt", "model.json"):
         shutil.copy(run.parent / name, alone)
+    (alone / "metrics.json").write_text('{"before": null, "after": null}')  # of a run without labelled target cases
     images = run.parent / "data" / "b" / "images"
     exported(FIRST, alone / "model.pt", tmp_path / "site", dataset_dir=images).run()
     card = (tmp_path / "site" / "docs" / "README.md").read_text()
@@ -138,15 +144,37 @@ def test_without_scores_and_datalist_the_card_says_so(run, tmp_path, here):
     assert not (tmp_path / "site" / "configs" / "trust.json").exists()
 
 
-def test_networks_that_need_training_code_are_refused():
-    config = {"network_def": at_a_site({"_target_": "dacal_med.networks.encoder"})}
-    with pytest.raises(InputError, match="network_def needs dacal_med"):
-        build_network(config, Path("inference.json"))
+@pytest.mark.parametrize("name", ["dacal_med.data.Phantom", "dacal_med.networkss.HRDA", "dacal_med"])
+def test_networks_that_need_training_code_are_refused(name):
+    for definition in ({"_target_": name}, f"${name}.x()", {"_target_": "Sequential", "layer": {"_target_": name}}):
+        with pytest.raises(InputError, match=rf"inference.json: network_def needs {name}(\.x)?, wanted"):
+            build_network({"network_def": definition}, Path("inference.json"))
+
+
+def test_what_trained_is_what_a_site_builds_without_pretrained_weights():
+    torch.manual_seed(0)
+    options = {"name": "daformer", "encoder": "mit_b0", "encoder_options": TINY_MIT, "head_options": {"channels": 8}}
+    trained = HRDA(segmentation_network(**options, num_classes=5), 5, 3, 2).eval()
+    torch.nn.init.normal_(trained.attention.layers[-1].weight)
+    streets = {"_target_": "dacal_med.networks.segmentation_network", **options, "num_classes": 5}
+    fused = {"_target_": "dacal_med.networks.HRDA", "num_classes": 5, "in_channels": 3, "spatial_dims": 2}
+    found = without_pretraining({**fused, "network": {**streets, "weights": "imagenet"}})
+    assert found == {**fused, "network": streets}
+    built = build_network({"network_def": found}, Path("inference.json")).eval()
+    assert type(built) is HRDA
+    built.load_state_dict(trained.state_dict())
+    image = torch.rand(1, 3, 64, 96)
+    assert torch.equal(built(image), trained(image))
+
+
+@pytest.mark.parametrize("definition", ["$torch.nn.Identity()", {"_target_": "UNet", "weights": [4, "@n"]}])
+def test_other_networks_stay_as_they_are(definition):
+    assert without_pretraining(definition) == definition
 
 
 def test_loading_and_the_channel_axis_are_two_transforms():
     loading = {"_target_": "LoadImaged", "keys": "image", "ensure_channel_first": True}
-    found = channels_after_loading({"_target_": "Compose", "transforms": [loading, "@intensity"]})
+    found = without_files({"_target_": "Compose", "transforms": [loading, "@intensity"]})
     assert found["transforms"] == [
         {"_target_": "LoadImaged", "keys": "image"},
         {"_target_": "EnsureChannelFirstd", "keys": "image"},
@@ -181,16 +209,27 @@ def test_archives_keep_their_content_and_lose_what_differs(tmp_path):
 
 def test_packages_are_listed_in_exact_versions_and_the_same_way_twice():
     network = torch.nn.Linear(1, 1)
-    bill = bill_of_materials(network, "model", "1", "2")
-    assert bill == bill_of_materials(network, "model", "1", "2")
+    needs = ("monai", "nibabel", "torch")
+    bill = bill_of_materials(network, "model", "1", needs)
+    assert bill == bill_of_materials(network, "model", "1", needs)
     names = {component["name"]: component for component in bill["components"]}
     assert names["torch"]["version"] == torch.__version__.partition("+")[0]
     assert names["monai"]["purl"].startswith("pkg:pypi/monai@")
     references = {component["bom-ref"] for component in bill["components"]} | {"model"}
     assert {ref for entry in bill["dependencies"] for ref in (entry["ref"], *entry["dependsOn"])} <= references
-    assert f"torch=={names['torch']['version']}\n" in requirements(network)
+    assert names["dacal-med"]["version"] == __version__
+    lines = requirements(network, "wheels/own.whl", needs).splitlines()
+    assert lines[1] == "./wheels/own.whl" and f"torch=={names['torch']['version']}" in lines
     assert closure(("no-such-package",)) == {}
     assert "numpy" in closure(("nibabel",))["nibabel"]
+    assert needed(["a>=1", "B_c; extra == 'x'", "d.e; python_version > '3'"]) == {"a", "d-e"}
+
+
+def test_packages_are_those_of_the_layers():
+    streets = packages_of(segmentation_network(encoder="mit_b0", encoder_options=TINY_MIT))
+    assert {"monai", "torch", "transformers"} <= set(streets)
+    assert "dacal-med" not in streets
+    assert packages_of(torch.nn.Linear(1, 1)) == ("torch",)
 
 
 def test_without_the_extra_only_the_export_is_missing(run, tmp_path, monkeypatch):

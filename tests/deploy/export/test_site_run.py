@@ -30,10 +30,8 @@ def test_an_export_segments_images_of_its_task(
         assert (tmp_path / "out" / case["outputs"][kind]).stat().st_size > 0
 
 
-def test_a_site_runs_streets_without_dacal_med(
-    tmp_path: Path, site_of: Callable[[str], Path], run_of: Callable[[str], Path]
-):
-    """Their network's code is in the folder; what it writes is what the network says, in the picture's size."""
+def test_a_site_runs_streets(tmp_path: Path, site_of: Callable[[str], Path], run_of: Callable[[str], Path]):
+    """What it writes is what the network says, in the picture's size."""
     folder = site_of("dacal_gta2cityscapes")
     data = run_of("dacal_gta2cityscapes").parent / "data"
     entry = json.loads((data / "datalist.json").read_text())["target_val"][0]

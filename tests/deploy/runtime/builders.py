@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,9 +19,13 @@ from monai.bundle import ConfigParser
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian, MRImageStorage, generate_uid
 
+from dacal_med import __version__
+from dacal_med.deploy.export.packages import closure
 from dacal_med.deploy.export.site_config import site_inference_config
+from dacal_med.deploy.export.wheel import own_wheel
 from dacal_med.deploy.runtime import checksums
 from dacal_med.deploy.runtime.run import SiteInference
+from dacal_med.explanations import TRAINING
 from tests.conftest import ROOT
 
 LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -42,7 +45,7 @@ def export_folder(
     own = ROOT / "bundles" / bundle
     task = {"num_classes": len(names), "spacing": list(spacing), "roi_size": list(roi_size)}
     config = site_inference_config(own, task)
-    metadata = json.loads((own / "configs" / "metadata.json").read_text())
+    metadata = {**json.loads((own / "configs" / "metadata.json").read_text()), "dacal_med_version": __version__}
     form = metadata["network_data_format"]
     form["outputs"]["pred"]["channel_def"] = {str(k): name for k, name in enumerate(names)}
     if modality is not None:
@@ -62,7 +65,9 @@ def export_folder(
     (folder / "models").mkdir()
     (folder / "configs" / "inference.json").write_text(json.dumps(config, indent=2))
     (folder / "configs" / "metadata.json").write_text(json.dumps(metadata, indent=2))
-    shutil.copytree(ROOT / "dacal_med" / "site", folder / "dacal_site", ignore=shutil.ignore_patterns("__pycache__"))
+    wheel = own_wheel()
+    (folder / "wheels").mkdir()
+    (folder / "wheels" / wheel.name).write_bytes(wheel.content)
     torch.manual_seed(3)
     network = ConfigParser(config).get_parsed_content("network_def")
     with torch.no_grad():
@@ -81,19 +86,37 @@ def export_folder(
 
 def inference(folder: Path, dataset_dir: Path | str, output_dir: Path, **options: Any) -> SiteInference:
     """What the folder's configuration builds, in this process and with this tree's code."""
-    text = (folder / "configs" / "inference.json").read_text().replace('"dacal_site.', '"dacal_med.deploy.runtime.')
-    parser = ConfigParser(json.loads(text))
-    parser.update({"bundle_root": str(folder), "device": "cpu", "code_root": str(folder)})
+    parser = ConfigParser(json.loads((folder / "configs" / "inference.json").read_text()))
+    parser.update({"bundle_root": str(folder), "device": "cpu"})
     parser.update({"dataset_dir": str(dataset_dir), "output_dir": str(output_dir), **options})
     return parser.get_parsed_content("site")
 
 
+ABSENT = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in {} else PathFinder.find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+"""
+
+
+def without_training(folder: Path) -> Path:
+    """A folder that, first on ``PYTHONPATH``, hides what only training installs, if no network wants it either."""
+    installed = closure((*own_wheel().needs, "transformers"))
+    (folder / "absent").mkdir(exist_ok=True)
+    (folder / "absent" / "sitecustomize.py").write_text(ABSENT.replace("{}", repr(set(TRAINING) - installed.keys())))
+    return folder / "absent"
+
+
 def run_command(folder: Path, cwd: Path, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run it as a site does, where dacal_med cannot be imported."""
-    absent = folder.parent / "absent"
-    (absent / "dacal_med").mkdir(parents=True, exist_ok=True)
-    (absent / "dacal_med" / "__init__.py").write_text("raise ImportError('no site has it')")
-    environment = {**os.environ, "PYTHONPATH": str(absent)}
+    """Run it as a site does: with the folder's wheel, and without what only training installs."""
+    (wheel,) = (folder / "wheels").iterdir()
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(without_training(folder.parent)), str(wheel)])}
     config = os.path.relpath(folder / "configs" / "inference.json", cwd)
     line = [sys.executable, "-m", "monai.bundle", "run", "--config_file", config]
     for key, value in options.items():

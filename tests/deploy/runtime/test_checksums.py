@@ -37,6 +37,7 @@ def test_an_unchanged_folder(folder):
         (lambda f: (f / "models" / "model.pt").write_text("other"), "models/model.pt was changed"),
         (lambda f: (f / "docs" / "README.md").unlink(), "docs/README.md is missing"),
         (lambda f: (f / "configs" / "more.json").write_text(""), "configs/more.json was added"),
+        (lambda f: (f / "models" / "more.whl").write_text(""), "models/more.whl was added"),
         (lambda f: (f / "SHA256SUMS").unlink(), "SHA256SUMS: not found"),
         (lambda f: (f / "SHA256SUMS").write_text(""), "found no line"),
         (lambda f: (f / "SHA256SUMS").write_text("x  y\n"), "line 1: found 'x  y'"),
@@ -49,8 +50,8 @@ def test_what_differs_is_named(folder, change, message):
         checksums.verify(folder)
 
 
-def test_results_and_compiled_code_may_be_added(folder):
-    for name in ("predictions/case.nii.gz", "configs/__pycache__/a.pyc", "notes.txt"):
+def test_results_may_be_added(folder):
+    for name in ("predictions/case.nii.gz", "notes.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text("")
     assert checksums.verify(folder) == 3

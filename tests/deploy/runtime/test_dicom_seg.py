@@ -14,7 +14,7 @@ from pydicom.sr.codedict import codes
 
 from dacal_med.deploy.runtime import dicom_seg
 from dacal_med.deploy.runtime.codes import DEFAULT, concept
-from dacal_med.io.dicom import Series, read_series
+from dacal_med.io.dicom import Series, open_series
 from dacal_med.io.errors import InputError
 from tests.deploy.runtime.builders import LPS, NAME, ball, change, oblique, write_enhanced, write_series
 from tests.io.test_dicom import AXIAL, SAGITTAL
@@ -57,7 +57,7 @@ def frames_by_position(segmentation: hd.seg.Segmentation) -> dict[tuple[int, tup
 )
 def test_frames_lie_on_their_slices(tmp_path: Path, affine: np.ndarray, reverse: bool):
     files = write_series(tmp_path / "s", ball((7, 6, 5)), affine, "CT", reverse=reverse)
-    volume = read_series(files, "s", str)
+    volume = open_series(files, "s", str).header
     labels = labels_of(volume.shape)
     segmentation = written(tmp_path / "seg.dcm", labels, volume.series)
     frames = frames_by_position(segmentation)
@@ -78,7 +78,7 @@ def test_frames_lie_on_their_slices(tmp_path: Path, affine: np.ndarray, reverse:
 
 def test_frames_of_an_enhanced_object(tmp_path: Path):
     write_enhanced(tmp_path / "e.dcm", ball((6, 5, 4)), oblique(), [2, 0, 3, 1])
-    volume = read_series([tmp_path / "e.dcm"], "s", str)
+    volume = open_series([tmp_path / "e.dcm"], "s", str).header
     labels = labels_of(volume.shape)
     frames = frames_by_position(written(tmp_path / "seg.dcm", labels, volume.series))
     lps = LPS @ volume.affine
@@ -90,7 +90,7 @@ def test_frames_of_an_enhanced_object(tmp_path: Path):
 
 @pytest.mark.parametrize("structures", [(0, 1, 2, 3), (0, 2, 3)], ids=["no background", "class 1 is background"])
 def test_segments_are_the_structures_wherever_the_background_is(tmp_path: Path, structures: tuple[int, ...]):
-    volume = read_series(write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL, "CT"), "s", str)
+    volume = open_series(write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL, "CT"), "s", str).header
     labels = labels_of(volume.shape)
     names = {k: f"structure {k}" for k in structures}
     dicom_seg.write(tmp_path / "seg.dcm", labels, volume.series, names, "A model", "1.2")
@@ -108,7 +108,7 @@ def test_segments_are_the_structures_wherever_the_background_is(tmp_path: Path, 
 def test_what_it_says(tmp_path: Path):
     files = write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL, "CT")
     source = pydicom.dcmread(files[0])
-    volume = read_series(files, "s", str)
+    volume = open_series(files, "s", str).header
     segmentation = written(tmp_path / "seg.dcm", labels_of(volume.shape), volume.series)
     assert segmentation.StudyInstanceUID == source.StudyInstanceUID
     assert segmentation.FrameOfReferenceUID == source.FrameOfReferenceUID
@@ -128,7 +128,7 @@ def test_what_it_says(tmp_path: Path):
 
 
 def test_nothing_found_is_a_segmentation_too(tmp_path: Path):
-    volume = read_series(write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL), "s", str)
+    volume = open_series(write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL), "s", str).header
     segmentation = written(tmp_path / "seg.dcm", np.zeros(volume.shape, np.uint8, order="F"), volume.series)
     assert not segmentation.pixel_array.any()
     assert segmentation.number_of_segments == 3
@@ -142,7 +142,7 @@ def test_what_anonymisation_removes_is_not_missed(tmp_path: Path):
     files = write_series(tmp_path / "s", ball((7, 6, 5)), AXIAL)
     for file in files:
         change(file, **dict.fromkeys(REMOVED))
-    volume = read_series(files, "s", str)
+    volume = open_series(files, "s", str).header
     labels = labels_of(volume.shape)
     assert written(tmp_path / "seg.dcm", labels, volume.series).PatientName == ""
     change(files[0], StudyInstanceUID=None)

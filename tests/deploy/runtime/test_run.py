@@ -20,7 +20,8 @@ import torch
 from monai.bundle import ConfigParser
 from PIL import Image
 
-from dacal_med.deploy.runtime import run
+import dacal_med
+from dacal_med.deploy.runtime import model, run
 from dacal_med.io.errors import InputError
 from tests.conftest import ROOT
 from tests.deploy.runtime.builders import (
@@ -185,7 +186,7 @@ def test_one_bad_case_does_not_stop_the_others(tmp_path: Path):
     assert (summary["ok"], summary["failed"]) == (1, ["case_0001", "case_0002", "case_0004"])
     errors = [case["error"] for case in summary["cases"]]
     assert "the one value 3" in errors[0]
-    assert "cannot be read as nifti" in errors[1]
+    assert "cannot be read as NIfTI" in errors[1]
     assert "NaN" in errors[3]
     assert summary == json.loads((tmp_path / "out" / "summary.json").read_text())
     written = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -367,3 +368,19 @@ def test_real_dicom_in_and_out(tmp_path: Path, shared_data: Path):
     segmentation, _ = outputs(tmp_path / "out", case)
     np.testing.assert_allclose(segmentation.affine, own_affine, atol=1e-3)
     np.testing.assert_array_equal(np.asarray(segmentation.dataobj), thresholded(own))
+
+
+def test_another_version_of_dacal_med_is_refused_unless_forced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Forced, each case says so, one that fails too."""
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(ball((9, 8, 7)), np.eye(4)), tmp_path / "in" / "a.nii.gz")
+    (tmp_path / "in" / "b.nii.gz").write_bytes(b"no image")
+    folder = export_folder(tmp_path / "site")
+    monkeypatch.setattr(model, "__version__", "9.8.7")
+    told = f"exported with dacal_med {dacal_med.__version__}, running dacal_med 9.8.7"
+    with pytest.raises(InputError, match=rf"^{told}; wanted pip install -r requirements.txt in .*site, or --force"):
+        inference(folder, tmp_path / "in", tmp_path / "out").run()
+    assert list((tmp_path / "out").iterdir()) == []
+    first, second = inference(folder, tmp_path / "in", tmp_path / "out", force="true").run()["cases"]
+    assert (first["status"], second["status"]) == ("ok", "failed")
+    assert first["warnings"][0] == told and second["warnings"] == [told]

@@ -12,11 +12,12 @@ import pytest
 from PIL import Image
 
 from dacal_med.deploy.runtime import writing
+from dacal_med.io.image import Header
 from tests.deploy.runtime.builders import oblique
 
 
 def write(path: Path, array: np.ndarray, affine: np.ndarray, cuts: list[int]) -> None:
-    with writing.nifti(path, array.shape, affine, array.dtype.type) as writer:
+    with writing.nifti(path, Header(array.shape, 1, affine, "nrrd"), array.dtype.type) as writer:
         for slab in np.split(array, cuts, axis=-1):
             writer.add(slab)
 
@@ -53,7 +54,8 @@ def test_a_picture(tmp_path: Path):
 
 
 def test_what_fails_leaves_nothing(tmp_path: Path):
-    with pytest.raises(RuntimeError), writing.nifti(tmp_path / "a.nii.gz", (2, 2, 2), np.eye(4), np.uint8) as writer:
+    image = Header((2, 2, 2), 1, np.eye(4), "nrrd")
+    with pytest.raises(RuntimeError), writing.nifti(tmp_path / "a.nii.gz", image, np.uint8) as writer:
         writer.add(np.zeros((2, 2, 1), np.uint8))
         raise RuntimeError
     with pytest.raises(RuntimeError), writing.picture(tmp_path / "a.png", 1):

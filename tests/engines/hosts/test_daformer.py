@@ -10,11 +10,11 @@ from monai.inferers import SimpleInferer
 from torch import nn
 
 from dacal_med.core.batch import from_labels, soft_cross_entropy
-from dacal_med.engines import HRDA
 from dacal_med.engines.domains import DomainBatch
 from dacal_med.engines.hosts import DACS, DAFormer, Host, MeanTeacher, make_host
 from dacal_med.engines.student import term_losses
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA
 from tests.engines.hosts.builders import blank
 
 NAMES = ["background", "lung", "nodule"]

@@ -10,10 +10,10 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from dacal_med.engines import HRDA
 from dacal_med.engines.hosts import HOSTS, make_host
 from dacal_med.engines.labellers import LABELLERS
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA
 from tests.engines.builders import CLASSES, tiny_network, tiny_trainer, weights
 
 TERMS = {

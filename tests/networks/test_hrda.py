@@ -13,10 +13,11 @@ from torch import nn
 
 from dacal_med.core.batch import LabelledBatch, soft_cross_entropy
 from dacal_med.core.bilevel import BilevelStep
-from dacal_med.engines import HRDA
-from dacal_med.engines.hrda import HasAuxiliaryOutputs
+from dacal_med.deploy.export.convert import _program
 from dacal_med.engines.teacher import Teacher
 from dacal_med.io.errors import InputError
+from dacal_med.networks import HRDA
+from dacal_med.networks.hrda import HasAuxiliaryOutputs
 
 
 class Twice(nn.Module):
@@ -187,3 +188,30 @@ def test_images_and_networks_that_do_not_fit_are_refused():
         wrapped()(torch.zeros(1, 1, 8, 8, 8, dtype=torch.float64))
     with pytest.raises(InputError, match=r"gave \(1, 2, 4, 4\) for \(1, 1, 4, 4\), wanted logits \(1, 3, 4, 4\)"):
         wrapped(classes=3)(torch.zeros(1, 1, 8, 8, dtype=torch.float64))
+
+
+@pytest.mark.parametrize(("dims", "scale", "overlap", "windows"), [(2, 2, 0.5, 3), (3, 3, 0.0, 3), (2, 3, 0.4, 5)])
+def test_windows_are_as_many_for_every_size(dims, scale, overlap, windows):
+    """A detail that is the image, wherever windows lie, and nothing of the context."""
+    fused = HRDA(nn.Identity(), 1, 1, dims, scale, overlap=overlap, window_batch_size=100).double().eval()
+    fused.attention.forward = lambda logits, image: torch.ones_like(logits)  # type: ignore[method-assign]
+    seen = []
+    fused.network.register_forward_hook(lambda _, inputs, __: seen.append(len(inputs[0])))
+    for side in (scale, 4 * scale, 7 * scale):
+        image = torch.rand(1, 1, *[side] * (dims - 1), 2 * scale, dtype=torch.float64)
+        torch.testing.assert_close(fused(image), image)
+    assert seen == [1, windows**dims] * 3
+
+
+def test_a_trace_and_a_graph_serve_other_sizes():
+    torch.manual_seed(0)
+    network = HRDA(nn.Conv2d(3, 4, 3, padding=1), 4, 3, 2).eval()
+    nn.init.normal_(network.attention.layers[-1].weight)
+    for parameter in network.parameters():
+        parameter.requires_grad_(False)
+    example = torch.zeros(2, 3, 32, 32)
+    traced, program = torch.jit.trace(network, example), _program(network, example).module()
+    for shape in ((1, 3, 32, 32), (3, 3, 24, 50)):
+        image = torch.rand(shape)
+        for converted in (traced, program):
+            torch.testing.assert_close(converted(image), network(image))

@@ -1,22 +1,48 @@
 # Copyright (c) dacal_med contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Multi-resolution prediction (HRDA): the whole image coarsely, all parts of it finely, and which to trust where."""
+"""HRDA: a network that sees the whole image coarsely and a part of it finely, and learns which to trust where."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import product
+from typing import Protocol, runtime_checkable
 
 import torch
 from monai.networks.layers.factories import Conv, Pool
 from torch import Tensor, nn
 from torch.nn import functional
 
-from dacal_med.deploy.runtime.networks.converting import is_converting
+from dacal_med.core.tensors import INTERPOLATIONS, plain
 from dacal_med.io.errors import InputError
+from dacal_med.networks.converting import is_converting
 
-_LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+@dataclass(frozen=True)
+class AuxiliaryOutput:
+    """A prediction of a part of the image that is supervised beside the network's own.
+
+    Attributes:
+        logits: ``(B, C, *window)``.
+        window: where the part lies, one slice for each spatial axis.
+        weight: its share of the loss; the network's own output has what is left of 1.
+    """
+
+    logits: Tensor
+    window: tuple[slice, ...]
+    weight: float
+
+
+@runtime_checkable
+class HasAuxiliaryOutputs(Protocol):
+    """A network with auxiliary outputs."""
+
+    def auxiliary_outputs(self) -> AbstractContextManager[list[AuxiliaryOutput]]:
+        """Collect the auxiliary outputs of the forward passes inside the context, in training mode."""
+        ...
 
 
 class ScaleAttention(nn.Module):
@@ -57,14 +83,18 @@ class ScaleAttention(nn.Module):
         return attention
 
 
-class MultiResolution(nn.Module):
+class HRDA(nn.Module):
     r"""Multi-resolution prediction (HRDA, Hoyer, Dai, Van Gool, ECCV 2022, arXiv 2204.13132) around any network.
 
     The *context* is the image, coarser by ``scale``; the *detail* is a part of the image at full resolution with as
-    many voxels as the context. One network predicts both, windows of detail sliding over the whole image; a scale
-    attention ``a`` is learned from the context, and with ``up`` for linear interpolation the prediction is
+    many voxels as the context. One network predicts both; a scale attention ``a`` is learned from the context, and with
+    ``up`` for linear interpolation the prediction is
 
     .. math:: up((1 - a) \cdot z_{context}) + up(a) \cdot z_{detail}.
+
+    Training, one random detail crop is seen and the attention is 0 outside it; its position is drawn from torch's
+    global generator, which the engine seeds. In eval mode detail windows slide over the whole image and nothing is
+    random, so that pseudo-labels come from the fused prediction everywhere.
 
     Args:
         network: maps ``(B, in_channels, *cells)`` to logits ``(B, num_classes, *cells)``.
@@ -72,9 +102,11 @@ class MultiResolution(nn.Module):
         in_channels: image channels.
         spatial_dims: number of axes.
         scale: how much coarser the context is, at least 2; also how much of each axis the detail shows, 1 / scale.
+        detail_weight: share of the loss of the detail alone, in ``[0, 1)``.
         hidden_channels: width of the scale attention.
-        overlap: of neighbouring detail windows, as a share of the window, in ``[0, 1)``.
-        window_batch_size: detail windows predicted at once; TorchScript, ``torch.export`` and ONNX predict all at once.
+        overlap: of neighbouring detail windows in eval mode, as a share of the window, in ``[0, 1)``.
+        window_batch_size: detail windows predicted at once in eval mode; TorchScript, ``torch.export`` and ONNX predict
+            all at once.
 
     Raises:
         InputError: if a number is out of range.
@@ -87,29 +119,43 @@ class MultiResolution(nn.Module):
         in_channels: int,
         spatial_dims: int,
         scale: int = 2,
+        detail_weight: float = 0.1,
         hidden_channels: int = 16,
         overlap: float = 0.5,
         window_batch_size: int = 4,
     ) -> None:
         super().__init__()
-        if spatial_dims not in _LINEAR:
-            raise InputError(f"network_def#spatial_dims: found {spatial_dims}, wanted one of {list(_LINEAR)}")
+        if spatial_dims not in INTERPOLATIONS:
+            raise InputError(f"network_def#spatial_dims: found {spatial_dims}, wanted one of {list(INTERPOLATIONS)}")
         if scale < 2 or not 0.0 <= overlap < 1.0 or window_batch_size < 1:
             raise InputError(
                 f"network_def: found scale={scale}, overlap={overlap}, window_batch_size={window_batch_size}; "
                 "wanted at least 2, [0, 1) and at least 1"
             )
+        if not 0.0 <= detail_weight < 1.0:
+            raise InputError(f"network_def#detail_weight: found detail_weight={detail_weight}, wanted [0, 1)")
         self.network = network
         self.attention = ScaleAttention(num_classes, in_channels, spatial_dims, hidden_channels)
         self.num_classes = num_classes
         self.spatial_dims = spatial_dims
         self.scale = scale
+        self.detail_weight = detail_weight
         self.overlap = overlap
         self.window_batch_size = window_batch_size
-        self._mode = _LINEAR[spatial_dims]
+        self._mode = INTERPOLATIONS[spatial_dims]
         self._coarser = Pool[Pool.AVG, spatial_dims](scale)
         # As many on each axis of any image, so that a graph of one size serves others.
         self._windows = math.ceil((scale - 1) / (1.0 - overlap) - 1e-9) + 1
+        self._recorded: list[AuxiliaryOutput] | None = None
+
+    @contextmanager
+    def auxiliary_outputs(self) -> Iterator[list[AuxiliaryOutput]]:
+        """Collect the detail's logits of the forward passes inside the context, in training mode."""
+        self._recorded = []
+        try:
+            yield self._recorded
+        finally:
+            self._recorded = None
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the fused logits.
@@ -123,22 +169,20 @@ class MultiResolution(nn.Module):
         Raises:
             InputError: if the image's axes do not fit, or the network does not return logits of its input's size.
         """
-        context, attention = self._context(image)
-        return self._fused(context, attention, self._sliding(image))
-
-    def _context(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the context's logits and the scale attention."""
-        size = tuple(image.shape[2:])
+        image = plain(image)
+        size = image.shape[2:]
         if not is_converting() and (len(size) != self.spatial_dims or any(n % self.scale for n in size)):
             raise InputError(
                 f"HRDA: found images of {list(size)}, wanted {self.spatial_dims} axes, each a multiple of {self.scale}"
             )
         coarse = self._coarser(image)
         context = self._logits(coarse)
-        return context, self.attention(context, coarse)
-
-    def _fused(self, context: Tensor, attention: Tensor, detail: Tensor) -> Tensor:
-        size = detail.shape[2:]
+        attention = self.attention(context, coarse)
+        if self.training:
+            window = self._draw(size)
+            attention, detail = attention * self._inside(window, attention), self._placed(image, window)
+        else:
+            detail = self._sliding(image)
         return self._up((1.0 - attention) * context, size) + self._up(attention, size) * detail
 
     def _logits(self, image: Tensor) -> Tensor:
@@ -157,7 +201,7 @@ class MultiResolution(nn.Module):
         """Predict all of the image in detail, averaging logits where windows overlap, as the paper does."""
         size = image.shape[2:]
         corners = list(product(*[self._starts(n) for n in size]))
-        parts = torch.cat([image[(slice(None), slice(None), *self._window(corner, size))] for corner in corners])
+        parts = torch.cat([in_window(image, self._window(corner, size)) for corner in corners])
         batches: Iterable[Tensor] = [parts] if is_converting() else parts.split(self.window_batch_size)
         logits = torch.cat([self._logits(batch) for batch in batches]).unflatten(0, (len(corners), -1))
         total = sum(surrounded(logits[k], corner, size) for k, corner in enumerate(corners))
@@ -168,12 +212,39 @@ class MultiResolution(nn.Module):
         assert isinstance(total, Tensor)
         return total
 
+    def _draw(self, size: Sequence[int]) -> tuple[slice, ...]:
+        """Draw a window whose corner lies on the context's grid."""
+        window = []
+        for n in size:
+            length = n // self.scale
+            start = self.scale * int(torch.randint((n - length) // self.scale + 1, (1,)))
+            window.append(slice(start, start + length))
+        return tuple(window)
+
+    def _placed(self, image: Tensor, window: tuple[slice, ...]) -> Tensor:
+        """Predict the detail crop and surround it with zeros."""
+        detail = self._logits(in_window(image, window))
+        if self._recorded is not None:
+            self._recorded.append(AuxiliaryOutput(detail, window, self.detail_weight))
+        return surrounded(detail, [part.start for part in window], image.shape[2:])
+
+    def _inside(self, window: tuple[slice, ...], like: Tensor) -> Tensor:
+        """Return 1 for the context's cells inside the window, else 0, ``(1, 1, *cells)``."""
+        inside = torch.zeros((1, 1, *like.shape[2:]), dtype=like.dtype, device=like.device)
+        in_window(inside, [slice(part.start // self.scale, part.stop // self.scale) for part in window]).fill_(1.0)
+        return inside
+
     def _starts(self, n: int) -> list[int]:
         """Return where windows begin on an axis of ``n`` voxels: evenly, from the first voxel to the last."""
         return [k * (n - n // self.scale) // (self._windows - 1) for k in range(self._windows)]
 
     def _window(self, corner: Sequence[int], size: Sequence[int]) -> list[slice]:
         return [slice(start, start + n // self.scale) for start, n in zip(corner, size, strict=True)]
+
+
+def in_window(values: Tensor, window: Sequence[slice]) -> Tensor:
+    """Return the part of ``values`` ``(B, channels, *spatial)`` in a window, a view."""
+    return values[(slice(None), slice(None), *window)]
 
 
 def surrounded(values: Tensor, corner: Sequence[int], size: Sequence[int]) -> Tensor:

@@ -12,54 +12,50 @@ from typing import Any
 import numpy as np
 
 from dacal_med.io.errors import InputError
-from dacal_med.preparation.cases import Picture, Pixels, Volume
+from dacal_med.io.image import Array, Header, Opened, usable_affine
 
-_VOXEL_SIZE = "element_size_um"  # (z, y, x) in micrometres, as ilastik and Fiji's HDF5 plugin write it
-
-
-def shape_of(path: Path, name: str, option: str) -> tuple[int, ...]:
-    """Return the shape of an array, two or three axes.
-
-    Args:
-        path: HDF5 file.
-        name: of the array in the file; "" for the only one.
-        option: of the command that names it, for messages.
-
-    Raises:
-        InputError: h5py is not installed, the file is unreadable, or has no such array, or not one alone.
-    """
-    with _array(path, name, option) as array:
-        return tuple(array.shape)
+SUFFIXES = (".h5", ".hdf5", ".hdf")
+_VOXEL_SIZE = "element_size_um"  # (z, y, x) in micrometers, as ilastik and Fiji's HDF5 plugin write it
 
 
-def read_array(path: Path, name: str, option: str, section: int | None = None) -> Pixels:
-    """Read an array: a picture ``(y, x)``, a volume ``(z, y, x)``, or a section of a volume.
+def open_array(path: Path, name: str = "", option: str = "", page: int | None = None) -> Opened:
+    """Open an array: a picture ``(y, x)``, a volume ``(z, y, x)``, or a section of a volume.
 
     Args:
         path: HDF5 file.
         name: of the array in the file; "" for the only one.
         option: of the command that names it, for messages.
-        section: which ``z`` alone, from 0.
+        page: which ``z`` alone, from 0: a section.
 
     Returns:
-        A picture, or a volume ``(x, y, z)`` with the voxel size of the attribute ``element_size_um``, 1 mm without it.
+        A picture ``(1, x, y)``, or a volume ``(1, x, y, z)`` with the voxel size of the attribute ``element_size_um``,
+        1 mm without it.
 
     Raises:
-        InputError: as :func:`shape_of`, or a voxel size that is none.
+        InputError: h5py is not installed, the file is unreadable, has no such array, or not one alone, or a voxel size
+            that is none.
     """
     with _array(path, name, option) as array:
-        if section is not None or array.ndim == 2:
-            return Picture(np.asarray(array[...] if section is None else array[section]))
+        flat = array.ndim == 2 or page is not None
+        shape = tuple(int(n) for n in array.shape[::-1])
         affine = np.eye(4)
-        if _VOXEL_SIZE in array.attrs:
+        notes: tuple[str, ...] = ("HDF5 without element_size_um has no millimeters: voxels of 1 mm",)
+        if not flat and _VOXEL_SIZE in array.attrs:
             given = np.asarray(array.attrs[_VOXEL_SIZE])
             size = given.astype(np.float64) if given.dtype.kind in "iuf" else np.zeros(0)
             if size.shape != (3,) or not (np.isfinite(size) & (size > 0)).all():
                 raise InputError(
                     f"{path}: found {_VOXEL_SIZE} = {given.tolist()!r}; wanted three sizes above 0, z first."
                 )
-            affine[:3, :3] = np.diag(size[::-1] / 1000.0)
-        return Volume(np.asarray(array[...]).transpose(2, 1, 0), affine)
+            affine[:3, :3], notes = np.diag(size[::-1] / 1000.0), ()
+
+    def voxels() -> Array:
+        with _array(path, name, option) as array:
+            return np.asarray(array[...] if page is None else array[page]).T[None]
+
+    if flat:
+        return Opened(Header(shape[:2], 1, None, "picture"), voxels)
+    return Opened(Header(shape, 1, usable_affine(affine, str(path)), "hdf5", notes=notes), voxels)
 
 
 @contextmanager

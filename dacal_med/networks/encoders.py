@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from dacal_med.io.errors import InputError
+from dacal_med.networks.weights import load_weights
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -33,6 +34,9 @@ _MIT: dict[str, dict[str, Any]] = {
 }
 _RESNET: dict[str, dict[str, Any]] = {"resnet50": {"depths": [3, 4, 6, 3]}, "resnet101": {"depths": [3, 4, 23, 3]}}
 ENCODERS = (*_MIT, *_RESNET)
+# What `weights="imagenet"` stands for on the hub.
+_HUB = {name: f"nvidia/{name.replace('_', '-')}" for name in _MIT}
+_HUB.update({"resnet50": "microsoft/resnet-50", "resnet101": "microsoft/resnet-101"})
 
 
 class Encoder(nn.Module):
@@ -81,16 +85,20 @@ class Encoder(nn.Module):
 def encoder(
     name: str = "mit_b5",
     in_channels: int = 3,
+    weights: str | None = None,
     normalisation: str = "imagenet",
     output_stride: int = 32,
     attention: str = "math",
     options: Mapping[str, Any] | None = None,
 ) -> Encoder:
-    """Return an encoder by name, with random weights.
+    """Return an encoder by name.
 
     Args:
         name: one of :data:`ENCODERS`.
         in_channels: image channels.
+        weights: ``None`` for random ones; ``"imagenet"`` for those of the hub, from its cache if they are there; else a
+            file (``.safetensors``, or a ``state_dict`` read with ``weights_only=True``), a folder with one, or the name
+            of a repository on the hub. See :func:`dacal_med.networks.weights.load_weights`.
         normalisation: see :class:`Encoder`.
         output_stride: of the last stage, 8, 16 or 32; below 32 the last stages of a ResNet are dilated instead of
             strided.
@@ -100,7 +108,8 @@ def encoder(
         options: of ``transformers.SegformerConfig`` or ``ResNetConfig``, over those of ``name``; for other sizes.
 
     Raises:
-        InputError: for a name or number that is not known, or where transformers is not installed.
+        InputError: for a name or number that is not known, weights that do not fit, or where transformers is not
+            installed.
     """
     if name not in ENCODERS:
         raise InputError(f"encoder: found {name!r}, wanted one of {list(ENCODERS)}")
@@ -126,6 +135,8 @@ def encoder(
         # The classifier's pooling takes no part here.
         body.pooler = nn.Identity()
         _dilate(body.encoder.stages, output_stride)
+    if weights is not None:
+        load_weights(body, _HUB[name] if weights == "imagenet" else weights)
     return Encoder(body, normalisation)
 
 

@@ -1,0 +1,152 @@
+# Copyright (c) dacal_med contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Which files are DICOM, whatever they are called, and which series they belong to."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.dataset import Dataset
+
+from dacal_med.io.errors import InputError
+
+PERSONAL = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName", "StudyID")
+_MAGIC = b"DICM"
+_BARE = (b"\x02\x00", b"\x08\x00")  # the first group of an object without preamble
+_SUFFIXES = (".dcm", ".ima", ".dicom")
+# Segmentations (also as label maps) and parametric maps have rows and are results, not images of a patient.
+_DERIVED = {
+    "1.2.840.10008.5.1.4.1.1.66.4",
+    "1.2.840.10008.5.1.4.1.1.66.7",
+    "1.2.840.10008.5.1.4.1.1.30",
+}
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep pydicom's warnings, which quote values of the header, out of the log."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def read_dataset(file: Path, name: str, **options: Any) -> Dataset:
+    """Read a DICOM object, with or without preamble.
+
+    Args:
+        file: the file.
+        name: what messages call it.
+        options: of ``pydicom.dcmread``.
+
+    Raises:
+        InputError: it is no DICOM object, or cut off in its header.
+    """
+    try:
+        dataset = pydicom.dcmread(file, force=True, **options)
+        if "SOPClassUID" not in dataset and "Rows" not in dataset:
+            raise ValueError("neither a class nor rows")
+        return dataset
+    except Exception as error:  # pydicom raises whatever a damaged file leads it to
+        raise InputError(f"{name}: cannot be read as DICOM ({type(error).__name__}); wanted a complete file") from error
+
+
+def walk(root: Path, skip: Path | None = None) -> Iterator[Path]:
+    """Yield the regular files below a folder in the order of their names; hidden ones and ``skip`` are left out."""
+    for folder, folders, names in os.walk(root):
+        kept = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in kept if (Path(folder) / name).resolve() != skip]
+        if Path(folder).resolve() == skip:
+            continue
+        files = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if not is_special(file))
+
+
+def is_special(file: Path) -> bool:
+    """Whether reading it could wait for ever: a pipe, socket or device. What cannot be looked at is told as a case."""
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return False
+
+
+def is_dicom(file: Path) -> bool:
+    """Whether a file is DICOM by its content or, where that cannot tell, by its suffix."""
+    if file.name.upper() == "DICOMDIR":
+        return False
+    named = file.name.lower().endswith(_SUFFIXES)
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(132)
+    except OSError:
+        return named
+    return named or start[128:] == _MAGIC or (start[:2] in _BARE and _has_class(file))
+
+
+def _has_class(file: Path) -> bool:
+    try:
+        with quiet():
+            return "SOPClassUID" in pydicom.dcmread(file, force=True, specific_tags=["SOPClassUID"])
+    except Exception:  # by chance its first bytes were those of DICOM
+        return False
+
+
+def series_of_file(file: Path) -> tuple[str, dict[str, str]] | None:
+    """The series that a file belongs to and what must stay private; None for an object without an image."""
+    tags = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Rows", *PERSONAL]
+    try:
+        with quiet():
+            header = read_dataset(file, "", stop_before_pixels=True, specific_tags=tags)
+            found = {tag: str(header[tag].value) for tag in (*PERSONAL, "SeriesNumber") if tag in header}
+            uid = str(header.get("SeriesInstanceUID", "")) or f"~{file.parent}"
+            kind = str(header.get("SOPClassUID", ""))
+    except Exception:  # whatever is wrong with it is told when the case is read
+        return f"~{file}", {}
+    return None if kind in _DERIVED or (kind and "Rows" not in header) else (uid, found)
+
+
+def grouped(files: Iterable[Path]) -> list[list[tuple[Path, dict[str, str]]]]:
+    """Return the DICOM files among some by their series, in the order of its UID, each with what must stay private.
+
+    Where anonymization gave each slice of a folder a series of its own, they are one again.
+    """
+    series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    for file in files:
+        found = series_of_file(file)
+        if found is not None:
+            series.setdefault(found[0], []).append((file, found[1]))
+    alone: dict[Path, list[str]] = {}
+    for uid, members in series.items():
+        if len(members) == 1 and not uid.startswith("~"):
+            alone.setdefault(members[0][0].parent, []).append(uid)
+    for folder, uids in alone.items():
+        if len(uids) > 1 and all(members[0][0].parent != folder for members in series.values() if len(members) > 1):
+            series[uids[0]] = [series.pop(uid)[0] for uid in uids]
+    return [sorted(members, key=lambda member: member[0]) for _, members in sorted(series.items())]
+
+
+def series_of(folder: Path) -> list[Path]:
+    """Return the files of the one series that a folder holds, wherever below it they lie.
+
+    Raises:
+        InputError: it holds several series or none.
+    """
+    series = grouped(file for file in walk(folder) if is_dicom(file))
+    if len(series) != 1:
+        raise InputError(
+            f"{folder}: found {len(series)} DICOM series (a damaged file counts as one); wanted a folder of one"
+        )
+    return [file for file, _ in series[0]]
