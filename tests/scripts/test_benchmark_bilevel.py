@@ -7,18 +7,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-# By its path: `pytest`, unlike `python -m pytest`, does not find `scripts` by name.
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_bilevel", Path(__file__).parents[2] / "scripts" / "benchmark_bilevel.py"
-)
-sys.modules[SPEC.name] = benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
+from scripts import benchmark_bilevel as benchmark
+
 OURS = {v.name for v in benchmark.VARIANTS if v.library is None}
 LIBRARIES = {v.library for v in benchmark.VARIANTS if v.library is not None}
 

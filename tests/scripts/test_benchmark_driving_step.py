@@ -4,21 +4,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
-import sys
-from pathlib import Path
 
 import pytest
 
+from scripts import benchmark_driving_step as benchmark
 from tests.processes import children_here
-
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_driving_step", Path(__file__).parents[2] / "scripts" / "benchmark_driving_step.py"
-)
-sys.modules[SPEC.name] = benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
 
 
 def test_small_run_writes_every_row(tmp_path, monkeypatch, capsys):

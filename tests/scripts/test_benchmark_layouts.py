@@ -4,20 +4,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_layouts", Path(__file__).parents[2] / "scripts" / "benchmark_layouts.py"
-)
-sys.modules[SPEC.name] = benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
+from scripts import benchmark_layouts as benchmark
 
 
 def test_small_run_writes_every_row(tmp_path, capsys):

@@ -4,23 +4,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from ignite.engine import Engine
 
+from scripts import benchmark_loading as benchmark
 from tests.bundles.builders import FIRST
-
-# By its path: `pytest`, unlike `python -m pytest`, does not find `scripts` by name.
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_loading", Path(__file__).parents[2] / "scripts" / "benchmark_loading.py"
-)
-sys.modules[SPEC.name] = benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
 
 
 @pytest.mark.parametrize("cache", ["none", "disk"])

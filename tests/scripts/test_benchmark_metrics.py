@@ -4,24 +4,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from dacal_med.core.scores import mean_dice, mean_iou
 from dacal_med.core.statistics import SegmentationStatistics
+from scripts import benchmark_metrics as benchmark
 from tests.processes import children_here
-
-# By its path: `pytest`, unlike `python -m pytest`, does not find `scripts` by name.
-SPEC = importlib.util.spec_from_file_location(
-    "benchmark_metrics", Path(__file__).parents[2] / "scripts" / "benchmark_metrics.py"
-)
-sys.modules[SPEC.name] = benchmark = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(benchmark)
 
 
 def test_prints_a_line_for_each_variant_and_their_ratio(monkeypatch, capfd):

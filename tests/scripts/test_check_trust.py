@@ -4,9 +4,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 
 import pytest
 import torch
@@ -14,12 +12,8 @@ import torch
 from dacal_med.deploy.runtime.trust import TrustAccumulator
 from dacal_med.deploy.runtime.trust_effects import fit_spread
 from dacal_med.io.errors import InputError
-from tests.conftest import ROOT
+from scripts import check_trust
 from tests.deploy.export.builders_trust import TRAIN, data_set, weights
-
-SPEC = importlib.util.spec_from_file_location("check_trust", ROOT / "scripts" / "check_trust.py")
-sys.modules[SPEC.name] = check_trust = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(check_trust)
 
 
 def case(confidence: float, hit: int, true: int, voxels: int = 100) -> object:

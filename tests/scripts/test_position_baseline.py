@@ -4,20 +4,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from dacal_med.io.errors import InputError
+from scripts import position_baseline as baseline
 
 ROOT = Path(__file__).parents[2]
-SPEC = importlib.util.spec_from_file_location("position_baseline", ROOT / "scripts" / "position_baseline.py")
-sys.modules[SPEC.name] = baseline = importlib.util.module_from_spec(SPEC)
-SPEC.loader.exec_module(baseline)
 
 
 def corner(size: int, dims: int) -> torch.Tensor:
