@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.utils import optional_import
 
 from dacal_med.explanations import LONGEST, show_input_errors_plainly
@@ -213,6 +214,10 @@ def check_overrides(argv: Sequence[str]) -> None:
     if not files:
         return
     config = read_config(files)
+    tracking = dict(_options(argv)).get("tracking")
+    if tracking:  # which adds keys of its own
+        settings = DEFAULT_EXP_MGMT_SETTINGS.get(tracking) or read_config(tracking)
+        config = {**settings.get("configs", {}), **config}
     arguments_file = dict(_options(argv)).get("args_file")
     overrides = {} if arguments_file is None else read_config(arguments_file)
     for key, value in _options(argv):
