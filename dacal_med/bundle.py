@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ComponentLocator, ConfigParser
+from monai.bundle.utils import DEFAULT_EXP_MGMT_SETTINGS
 from monai.utils import optional_import
 
 from dacal_med.command_line import check_texts, config_files, options
@@ -227,6 +228,9 @@ def check_overrides(argv: Sequence[str]) -> None:
     if not files:
         return
     config = read_config(files)
+    if typed.get("tracking"):  # which adds keys of its own
+        settings = DEFAULT_EXP_MGMT_SETTINGS.get(typed["tracking"]) or read_config(typed["tracking"])
+        config = {**settings.get("configs", {}), **config}
     overrides = read_file(typed["args_file"]) if "args_file" in typed else {}
     for key, text in typed.items():
         check_value(key, text)

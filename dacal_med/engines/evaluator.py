@@ -152,6 +152,7 @@ class CalibrationEvaluator(Evaluator):
             amp=amp and torch.device(device).type == "cuda",
             decollate=False,
         )
+        self.val_handlers = list(val_handlers or ())
         self.add_event_handler(Events.STARTED, self._reset)
         self.add_event_handler(Events.EPOCH_COMPLETED, self._gather)
         if val_handlers is not None:

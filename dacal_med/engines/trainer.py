@@ -51,9 +51,10 @@ class AdaptationTrainer(Trainer):
     run continues exactly where the interrupted one would have been, and ranks and micro-batches draw what one large
     batch does (``docs/scaling.md``; what layers of the network draw, such as dropout, is their own).
 
-    What an iteration did is in ``engine.state.output`` (flat, for handlers) and in ``engine.state``: ``losses``,
-    ``temperature`` (mean, min, max, share at the bounds), ``quality``, ``meta`` (losses and gradient norm), and the
-    numbers of steps that were ``skipped``, ``meta_skipped``, and skipped as ``overflows`` of float16.
+    What an iteration did is in ``engine.state.output[0]`` (flat; a list of one, as MONAI's handlers expect), in
+    ``engine.state.metrics``, and in ``engine.state``: ``losses``, ``temperature`` (mean, min, max, share at the
+    bounds), ``quality``, ``meta`` (losses and gradient norm), and the numbers of steps that were ``skipped``,
+    ``meta_skipped``, and skipped as ``overflows`` of float16.
 
     Args:
         device: where to train.
@@ -265,7 +266,7 @@ class AdaptationTrainer(Trainer):
         held_out = meta is not None and meta.objective.needs_held_out and meta.due(iteration - self.source_iterations)
         return ("source", "target", "held_out") if held_out else ("source", "target")
 
-    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> dict[str, float]:
+    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, float]]:
         first = self._loader.rank * self._loader.batch_size
         seeds = sample_seeds(self.seed, self.state.iteration, range(first, first + self._loader.batch_size))
         seed_draws(seeds[0])
@@ -279,7 +280,9 @@ class AdaptationTrainer(Trainer):
         self.fire_event(IterationEvents.FORWARD_COMPLETED)
         self._student_step(self._micro_batches(batch, mask, pseudo, hard))
         self.fire_event(IterationEvents.MODEL_COMPLETED)
-        return self._output()
+        output = self._output()
+        self.state.metrics.update(output)
+        return [output]
 
     def _pseudo_labels(self, batch: DomainBatch) -> tuple[Tensor, PseudoLabels, PseudoLabels]:
         """Predict the target with the teacher, improve the labeller where that is due, and label."""

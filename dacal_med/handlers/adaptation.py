@@ -155,7 +155,7 @@ class AdaptationReport:
 
     def _scalars(self, trainer: AdaptationTrainer) -> None:
         if is_main():
-            values = {f"train/{name}": value for name, value in trainer.state.output.items()}
+            values = {f"train/{name}": value for name, value in trainer.state.output[0].items()}
             for index, group in enumerate(trainer.optimizer.param_groups):
                 values[f"train/learning_rate_{index}"] = group["lr"]
             self.board.scalars(trainer.state.iteration, values)
@@ -173,6 +173,9 @@ class AdaptationReport:
             return
         labeller = None if trainer.meta is None else trainer.meta.labeller
         scores = self.evaluation.measure(self.deployed(trainer), trainer.state.iteration, labeller)
+        trainer.state.metrics.update(
+            {f"{self.evaluation.tag}_{name}": value for name, value in scores.items() if isinstance(value, float)}
+        )
         if moment in MOMENTS:
             self.scores[moment] = scores
             pooled = self.evaluation.evaluator.pooled

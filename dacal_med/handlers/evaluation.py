@@ -107,6 +107,9 @@ class EvaluationReport:
             print(score_table({"score": scores}, self.evaluator.class_names, self.has_background), flush=True)
             print(f"scores: {self.output_dir / 'evaluation.json'}", flush=True)
         self.board.close()
+        for handler in self.evaluator.val_handlers:  # such as one that tracks the run, which ends here
+            if hasattr(handler, "close"):
+                handler.close()
         return scores
 
     @property

@@ -52,7 +52,7 @@ class Progress:
     def _advance(self, trainer: AdaptationTrainer) -> None:
         assert self.bar is not None
         if trainer.state.iteration % self.update_every == 0:
-            self.bar.set_postfix(shown(trainer.state.output), refresh=False)
+            self.bar.set_postfix(shown(trainer.state.output[0]), refresh=False)
         self.bar.update()
 
     def _close(self, *_: object) -> None:

@@ -160,7 +160,7 @@ def test_it_acts_after_epochs_of_self_training_alone(dims):
     trainer.run()
     assert centres[:2] == [0.0, 0.0]
     assert len({*centres[1:]}) == 3
-    assert trainer.state.output["feedback_centre"] == pytest.approx(math.exp(centres[2]))  # of the epoch before
+    assert trainer.state.output[0]["feedback_centre"] == pytest.approx(math.exp(centres[2]))  # of the epoch before
     assert "gain=2.0" in trainer.describe()["meta"]
 
 

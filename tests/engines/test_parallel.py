@@ -92,7 +92,7 @@ def _worker(rank: int, port: int, folder: str) -> None:
         report = AdaptationReport(EvaluationReport(evaluator, folder), folder, Path(folder) / "model.pt")
         report.attach(adapted)
         losses = []
-        adapted.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output["loss"]))
+        adapted.add_event_handler(Events.ITERATION_COMPLETED, lambda e: losses.append(e.state.output[0]["loss"]))
         adapted.run()
         result["adapted"] = weights(adapted)
         result["losses"] = torch.tensor(losses)

@@ -19,7 +19,7 @@ from tests.engines.builders import CLASSES, tiny_network, tiny_trainer, weights
 
 def record(trainer):
     outputs = []
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: outputs.append(dict(e.state.output)))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: outputs.append(dict(e.state.output[0])))
     return outputs
 
 

@@ -43,7 +43,7 @@ def stacked(dims):
 def run(**options):
     trainer = tiny_trainer(**{"max_epochs": 2, "epoch_length": 2, **options})
     outputs = []
-    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: outputs.append(dict(e.state.output)))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda e: outputs.append(dict(e.state.output[0])))
     trainer.run()
     assert all(math.isfinite(value) for output in outputs for value in output.values())
     return trainer, outputs
