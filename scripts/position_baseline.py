@@ -98,7 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         overrides["spatial_dims"] = options.spatial_dims
     config.update(overrides)
     datalist = config.get_parsed_content("datalist")
-    load = Compose([*config.get_parsed_content("load_labelled"), *config.get_parsed_content("geometry_labelled")])
+    load = Compose(
+        [*map(config.get_parsed_content, ("load", "load_label")), *config.get_parsed_content("geometry_labelled")]
+    )
     source, target = (
         [plain(load(dict(entry))["label"]) for entry in entries] for entries in (datalist.source, datalist.target_val)
     )

@@ -8,6 +8,7 @@ from dacal_med.data.caching import Caching, make_dataset
 from dacal_med.data.checking import check_data
 from dacal_med.data.class_counts import read_class_counts
 from dacal_med.data.datalist import Datalist, load_datalist
+from dacal_med.data.fingerprint import describe_data
 from dacal_med.data.loading_process import loading_processes
 from dacal_med.data.paired import PairedDataset, PairedLoader
 from dacal_med.data.phantom import ensure_phantom
@@ -21,6 +22,7 @@ __all__ = [
     "PairedLoader",
     "RareClassSampling",
     "check_data",
+    "describe_data",
     "ensure_phantom",
     "hold_out",
     "load_datalist",

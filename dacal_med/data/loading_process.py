@@ -50,7 +50,7 @@ def outlive_interruptions(_: int = 0) -> None:
 
 @contextmanager
 def starting_processes() -> Iterator[None]:
-    """Hold back SIGINT and SIGTERM while processes are started, in this one and in those.
+    """Hold back SIGINT and SIGTERM in processes that are started, and in this thread until they are.
 
     A process that starts anew (``spawn``, ``forkserver``) imports for seconds before :func:`outlive_interruptions` can
     act, and the server of ``forkserver`` never calls it.
@@ -58,6 +58,9 @@ def starting_processes() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    from multiprocessing import resource_tracker
+
+    resource_tracker.ensure_running()  # which lets the signals through where it is started later
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from dacal_med.engines.parallel import own_rank, world_size
 from dacal_med.io.errors import InputError
 from dacal_med.io.reading import is_picture
 
+WindowMap = Callable[[Tensor, Tensor], Tensor]
+
 
 def predict_probabilities(inferer: Inferer, network: nn.Module, image: Tensor) -> Tensor:
     """Predict class probabilities, averaging probabilities (not logits) where windows overlap.
@@ -39,14 +41,37 @@ def predict_probabilities(inferer: Inferer, network: nn.Module, image: Tensor) -
     Returns:
         Probabilities ``(B, C, *spatial)``, float32, summing to 1 over ``C``.
     """
+    return predict_with_map(inferer, network, image, None)[0]
 
-    def probabilities(window: Tensor) -> Tensor:
-        return network(window).float().softmax(dim=1)
 
-    result = inferer(image, probabilities)
+def predict_with_map(
+    inferer: Inferer, network: nn.Module, image: Tensor, window_map: WindowMap | None
+) -> tuple[Tensor, Tensor | None]:
+    """Predict class probabilities as :func:`predict_probabilities` does, and in the same pass a map of something else.
+
+    Args:
+        inferer: as there, as the following.
+        network: maps ``(B, channels, *window)`` to logits.
+        image: ``(B, channels, *spatial)``.
+        window_map: gives the map ``(B, 1, *window)`` from a window's logits, float32, and the window; averaged where
+            windows overlap.
+
+    Returns:
+        Probabilities ``(B, C, *spatial)``, float32, summing to 1 over ``C``, and the map ``(B, 1, *spatial)`` if asked.
+    """
+
+    def maps(window: Tensor) -> Tensor:
+        logits = network(window).float()
+        if window_map is None:
+            return logits.softmax(dim=1)
+        with torch.autocast(window.device.type, enabled=False):
+            return torch.cat([logits.softmax(dim=1), window_map(logits, window)], dim=1)
+
+    result = inferer(image, maps)
     assert isinstance(result, Tensor)
+    probabilities = result if window_map is None else result[:, :-1]
     # Weighted averages of windows sum to 1 up to rounding only.
-    return result / result.sum(dim=1, keepdim=True)
+    return probabilities / probabilities.sum(dim=1, keepdim=True), None if window_map is None else result[:, -1:]
 
 
 class CalibrationEvaluator(Evaluator):
@@ -58,7 +83,8 @@ class CalibrationEvaluator(Evaluator):
     process.
 
     ``engine.state.output`` of one case: ``image``, ``label``, ``probabilities`` (each ``(1, ., *spatial)``), ``index``
-    (-1 on a rank without a case of its own, whose result does not count).
+    (-1 on a rank without a case of its own, whose result does not count), and ``map`` ``(1, 1, *spatial)`` where
+    :attr:`window_map` says what it is of, else ``None``.
 
     Args:
         device: where to predict.
@@ -112,6 +138,7 @@ class CalibrationEvaluator(Evaluator):
             self.regions = region_classes(regions or {}, self.class_names)
         except ValueError as error:
             raise InputError(f"regions: {error}") from error
+        self.window_map: WindowMap | None = None
         self.cases: list[SegmentationStatistics] = []
         self.groups: list[str | None] = []
         self.pooled = self.new_statistics()
@@ -152,7 +179,7 @@ class CalibrationEvaluator(Evaluator):
         image = plain(batchdata["image"]).unsqueeze(0).to(self.state.device).float()
         label = plain(batchdata["label"]).unsqueeze(0).to(self.state.device).long()
         with eval_mode(self.network), torch.autocast(self.state.device.type, enabled=self.amp):
-            probabilities = predict_probabilities(self.inferer, self.network, image)
+            probabilities, of_windows = predict_with_map(self.inferer, self.network, image, self.window_map)
         self._check(probabilities, label)
         statistics = self.new_statistics()
         statistics.update(probabilities, label)
@@ -162,7 +189,7 @@ class CalibrationEvaluator(Evaluator):
         self.fire_event(IterationEvents.MODEL_COMPLETED)
         file = getattr(batchdata["image"], "meta", {}).get("filename_or_obj", "")
         result = {"image": image, "label": label, "probabilities": probabilities, "index": batchdata["index"]}
-        return {**result, "picture": is_picture(file)}
+        return {**result, "map": of_windows, "picture": is_picture(file)}
 
     def _check(self, probabilities: Tensor, label: Tensor) -> None:
         """Refuse what a wrong configuration gives, before sums are made of it."""

@@ -102,6 +102,7 @@ class TemperatureLearner:
         self.every = every
         self.start = start
         self.prior = prior
+        self.prior_temperature = prior_temperature
         labeller.log_centre.fill_(math.log(prior_temperature))
 
     @property

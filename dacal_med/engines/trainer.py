@@ -22,6 +22,7 @@ from dacal_med.core.precision import Precision
 from dacal_med.core.pseudo_labels import HardLabels, LearnedTemperature, PseudoLabeller, PseudoLabels
 from dacal_med.core.tensors import at_least_single, seed_draws
 from dacal_med.data.paired import PairedLoader
+from dacal_med.engines.description import describe_trainer
 from dacal_med.engines.domains import DomainBatch, prepare_domains, sample_seeds
 from dacal_med.engines.feedback import TemperatureFeedback
 from dacal_med.engines.hosts import Host, LossTerm
@@ -168,6 +169,7 @@ class AdaptationTrainer(Trainer):
             decollate=False,
         )
         kind = torch.device(device).type
+        self.amp_asked = str(amp_dtype or "default") if amp else "off"
         # Not MONAI's `amp`, which is CUDA's alone and makes a new scaler at each start.
         amp = amp and (kind == "cuda" or amp_dtype is not None)
         self.precision = Precision((amp_dtype or torch.float16) if amp else None)
@@ -231,27 +233,11 @@ class AdaptationTrainer(Trainer):
         return objects
 
     def describe(self) -> dict[str, str]:
-        """Return what makes two runs the same experiment, as readable strings; checkpoints of others are refused."""
-        shapes = [(name, tuple(p.shape)) for name, p in self.network.named_parameters()]
-        first, last = shapes[0], shapes[-1]
-        return {
-            "network": f"{type(self.network).__name__}, {len(shapes)} tensors, "
-            f"{sum(math.prod(shape) for _, shape in shapes)} parameters, {first[0]} {first[1]} … {last[0]} {last[1]}",
-            "num_classes": str(self.num_classes),
-            "host": repr(self.host),
-            "labeller": f"{type(self.labeller).__name__}({self.labeller.extra_repr()})",
-            "meta": "none" if self.meta is None else f"{self.meta.objective!r}, feedback {self.feedback}",
-            "optimizer": type(self.optimizer).__name__,
-            "epoch_length": str(self.state.epoch_length),
-            # The schedule of the learning rate ends with the run: a longer run is another one from its start.
-            "max_epochs": str(self.state.max_epochs),
-            "warmup_epochs": str(self.warmup_epochs),
-            "settle_epochs": str(self.settle_epochs),
-            "seed": str(self.seed),
-            # In how many parts it is seen, over ranks and micro-batches, does not matter.
-            "batch": str(self._loader.batch_size * self._loader.world_size),
-            "precision": str(self.precision.dtype or "full"),
-        }
+        """Return what makes two runs the same experiment, as text by place; checkpoints of others are refused.
+
+        To be asked before the first iteration: random transforms keep what they drew last.
+        """
+        return describe_trainer(self)
 
     def _handle_exception(self, e: BaseException) -> None:
         # Ignite takes an error for handled as soon as anyone listens for it, and would go on with the next epoch.

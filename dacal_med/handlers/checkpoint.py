@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from ignite.engine import Engine, Events
+from torch.optim.lr_scheduler import LRScheduler
 
 from dacal_med.core.weights import load_safely
+from dacal_med.engines.description import describe_parts
 from dacal_med.engines.parallel import any_rank, barrier, is_main, world_size
 from dacal_med.engines.trainer import NonFiniteLossError
 from dacal_med.handlers.claim import claim
@@ -32,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 PATTERN = "checkpoint_iteration=*.pt"
 KEPT = "source_end.pt"
-_OWN = frozenset({"host", "labeller", "meta"})  # what runs that share warm-up and settling may differ in
+_OWN = frozenset({"host", "labeller", "meta", "feedback"})  # what runs that share warm-up and settling may differ in
+_TOLD = 4  # differences that a message names
 _OWN_PARTS = frozenset({"description", "labeller", "meta_optimizer"})
 
 
@@ -49,13 +52,19 @@ class _Description:
         """Refuse the checkpoint of another configuration."""
         if not isinstance(state, Mapping):
             raise InputError(f"its description is a {type(state).__name__}; wanted names with values")
-        differences = [
-            f"{key}: the checkpoint has {state.get(key, 'nothing')!r}, this run has {value!r}"
-            for key, value in self.description.items()
-            if state.get(key) != value and key not in may_differ
+        places = [
+            key
+            for key in sorted({*self.description, *map(str, state)}, key=lambda key: (key.count("#"), key))
+            if state.get(key) != self.description.get(key) and key.split("#")[0] not in may_differ
         ]
-        if differences:
-            raise InputError("the checkpoint belongs to another configuration. " + "; ".join(differences))
+        told = [
+            f"{key}: the checkpoint has {str(state.get(key, 'nothing'))[:200]!r}, "
+            f"this run has {self.description.get(key, 'nothing')[:200]!r}"
+            for key in places[:_TOLD]
+        ]
+        if told:
+            more = f"; and {len(places) - _TOLD} more" if len(places) > _TOLD else ""
+            raise InputError(f"the checkpoint belongs to another configuration. {'; '.join(told)}{more}")
 
 
 class ResumableCheckpoint:
@@ -70,16 +79,17 @@ class ResumableCheckpoint:
     Args:
         folder: where checkpoints go.
         extra: further objects with ``state_dict``/``load_state_dict``, e.g. a learning-rate scheduler.
-        description: further facts (task, data) that must be equal for a checkpoint to be continued.
+        description: further facts (the data) that must be equal for a checkpoint to be continued, beside what the
+            trainer and the schedule of the learning rate say of themselves.
         interval: epochs between checkpoints.
         n_saved: how many to keep.
         resume: ``False`` starts anew (checkpoints of an earlier run move to ``<folder>/previous``), ``True`` continues
             from the newest readable checkpoint in ``folder``, ``"auto"`` does so if there is one and starts anew if not
             (a job that a cluster starts again), a path continues from that file.
         keep_source_end: also keep the checkpoint at the end of warm-up and settling, as ``source_end.pt``.
-        fork_from: such a file of a run that differs in host, labeller and meta objective alone. Up to there the two
-            are the same run bit by bit, so this one starts where it ends, or from its own beginning if there is no such
-            file. Not used with ``resume``.
+        fork_from: such a file of a run that differs in host, labeller, temperature learner and feedback alone. Up to
+            there the two are the same run bit by bit, so this one starts where it ends, or from its own beginning if
+            there is no such file. Not used with ``resume``.
 
     Raises:
         InputError: if ``interval`` or ``n_saved`` is below 1.
@@ -106,6 +116,7 @@ class ResumableCheckpoint:
         self.resume = resume
         self.keep_source_end = keep_source_end
         self.fork_from = fork_from
+        self._description = _Description({})
         self.interrupted_by: int | None = None
         self._interrupted_at = 0.0
         self._previous_handlers: dict[int, Any] = {}
@@ -113,6 +124,7 @@ class ResumableCheckpoint:
 
     def attach(self, trainer: AdaptationTrainer) -> None:
         """Register on ``trainer``: resume at the start, save by epoch and on interruption."""
+        self._describe(trainer)
         trainer.add_event_handler(Events.STARTED, self._start)
         trainer.add_event_handler(Events.ITERATION_COMPLETED, self._stop_if_interrupted)
         trainer.add_event_handler(Events.EPOCH_COMPLETED(every=self.interval), self.save)
@@ -120,11 +132,17 @@ class ResumableCheckpoint:
         for event in (Events.COMPLETED, Events.TERMINATE, Events.EXCEPTION_RAISED):
             trainer.add_event_handler(event, self._release_signals)
 
+    def _describe(self, trainer: AdaptationTrainer) -> _Description:
+        """Describe the run once, before it changes what it is made of."""
+        if not self._description.description:
+            schedules = {name: thing for name, thing in self.extra.items() if isinstance(thing, LRScheduler)}
+            self._description.description = {**trainer.describe(), **describe_parts(schedules), **self.description}
+        return self._description
+
     def objects(self, trainer: AdaptationTrainer) -> dict[str, Any]:
         """Return what is saved, by name."""
-        description = _Description({**trainer.describe(), **self.description})
         # The description comes first, so that a foreign checkpoint is refused before anything is overwritten.
-        return {"description": description, **trainer.checkpoint_objects(), **self.extra}
+        return {"description": self._describe(trainer), **trainer.checkpoint_objects(), **self.extra}
 
     def _start(self, trainer: AdaptationTrainer) -> None:
         try:

@@ -8,8 +8,6 @@ from typing import Any
 
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.networks.utils import eval_mode
-from torch import Tensor
 
 from dacal_med.core.error_ranking import ErrorRanking
 from dacal_med.core.pseudo_labels import LearnedTemperature
@@ -20,7 +18,8 @@ from dacal_med.engines.parallel import world_size
 class TemperatureMaps:
     """Adds ``temperature`` ``(1, 1, *spatial)`` to the evaluator's output, and relates it to the network's errors.
 
-    It is reported and used for nothing: the temperature network never learns from evaluation labels.
+    The maps come from the pass that predicts. They are reported and used for nothing: the temperature network never
+    learns from evaluation labels.
 
     Args:
         evaluator: whose cases are mapped, with the network that it evaluates as the teacher.
@@ -40,6 +39,7 @@ class TemperatureMaps:
 
     def _start(self) -> None:
         self._ranking = None
+        self.evaluator.window_map = None if self.labeller is None else self.labeller.temperature
         if self.labeller is not None:
             self._ranking = ErrorRanking(
                 *self.labeller.bounds,
@@ -48,10 +48,10 @@ class TemperatureMaps:
             )
 
     def _map(self, engine: Engine) -> None:
-        if self.labeller is None or self._ranking is None:
+        if self._ranking is None:
             return
         output: Any = engine.state.output
-        output["temperature"] = self._temperature(self.labeller, output["image"])
+        output["temperature"] = output["map"]
         prediction = output["probabilities"].argmax(dim=1, keepdim=True)
         if output["index"] >= 0:
             self._ranking.update(output["temperature"], prediction, output["label"])
@@ -60,13 +60,3 @@ class TemperatureMaps:
         if self._ranking is not None and world_size() > 1:
             for tensor in self._ranking.tensors():
                 dist.all_reduce(tensor)
-
-    def _temperature(self, labeller: LearnedTemperature, image: Tensor) -> Tensor:
-        def window_temperature(window: Tensor) -> Tensor:
-            return labeller.temperature(network(window).float(), window)
-
-        network = self.evaluator.network
-        with eval_mode(network):
-            result = self.evaluator.inferer(image, window_temperature)
-        assert isinstance(result, Tensor)
-        return result

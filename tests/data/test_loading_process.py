@@ -101,16 +101,15 @@ def slow_start(_: int) -> None:
     outlive_interruptions()
 
 
-def test_signals_are_held_back_and_then_come():
-    seen = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    try:
-        with starting_processes():
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert seen == []
-        assert seen == [signal.SIGTERM]
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def test_signals_are_held_back_until_they_have_started():
+    def blocked() -> set[int]:
+        return signal.pthread_sigmask(signal.SIG_BLOCK, set())
+
+    before = blocked()
+    with pytest.raises(ZeroDivisionError), starting_processes():
+        assert blocked() == before | {signal.SIGINT, signal.SIGTERM}
+        raise ZeroDivisionError
+    assert blocked() == before
 
 
 @tells_who

@@ -25,7 +25,7 @@ from dacal_med.handlers.weights import load_weights
 from dacal_med.io.errors import InputError
 
 # What a run that trained the network decided, beside the weights; `inference.json` of a bundle reads it from a file.
-_OF_THE_TASK = ("num_classes", "spacing", "roi_size")
+_OF_THE_TASK = ("num_classes", "spacing", "roi_size", "outputs")
 # Keys of `inference.json` that describe a run over a folder and not the network.
 _OF_THE_RUN = (
     *("task_file", "task", "model_file", "dataset_dir", "file_patterns", "datalist", "bundle_root"),

@@ -91,8 +91,8 @@ class TrainedModel:
             labelled: with its label.
             intensity: ``"source_intensity"`` or ``"target_intensity"``.
         """
-        suffix = "_labelled" if labelled else ""
-        return Compose([self.get(f"load{suffix}"), *self.get(f"geometry{suffix}"), self.get(intensity)])
+        load = [self.get("load"), self.get("load_label")] if labelled else [self.get("load")]
+        return Compose([*load, *self.get("geometry_labelled" if labelled else "geometry"), self.get(intensity)])
 
     @torch.no_grad()
     def predict(self, image: Tensor) -> Tensor:

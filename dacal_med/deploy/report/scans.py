@@ -20,7 +20,7 @@ from dacal_med.deploy.report.predictions import Prediction
 from dacal_med.io.discovery import Source, discover
 from dacal_med.io.errors import InputError
 from dacal_med.io.files import given_path
-from dacal_med.io.image import Header, on_grid_of
+from dacal_med.io.image import Header, check_place, on_grid_of
 from dacal_med.io.reading import image_stem, is_image_file, read_image
 from dacal_med.transforms.labels import IGNORE_INDEX
 
@@ -136,12 +136,14 @@ class Labels:
             header: of its segmentation, in the order of whose axes the classes are.
 
         Raises:
-            InputError: the file cannot be read, or holds a value that is no class.
+            InputError: the file cannot be read, does not lie on the image, or holds a value that is no class.
         """
         path = self.file(name)
         if path is None:
             return None
-        array = on_grid_of(header, read_image(path, as_label=True))[0]
+        label = read_image(path, as_label=True)
+        check_place(header, f"the image of {name}", label.header, f"label of {name}")
+        array = on_grid_of(header, label)[0]
         result = np.full(array.shape, IGNORE_INDEX, np.uint8)
         values = self.values if self.values is not None else tuple(range(IGNORE_INDEX))
         known = np.isin(array, self.ignored)

@@ -158,11 +158,9 @@ def _modality(pairs: Mapping[str, Pairs]) -> dict[str, str]:
 def _notes(pairs: Mapping[str, Pairs]) -> tuple[str, ...]:
     """What the headers make the reader say, each once with the number of files."""
     notes: dict[str, list[Path]] = {}
-    for images in pairs.values():
-        for pair in images.values():
-            for file in pair:
-                for note in () if file is None else file.header.notes:
-                    notes.setdefault(note, []).append(file.path)
+    for file in (file for images in pairs.values() for pair in images.values() for file in pair if file is not None):
+        for note in file.header.notes:
+            notes.setdefault(note, []).append(file.path)
     return tuple(f"{files[0].name} and {len(files) - 1} more: {note}" for note, files in notes.items())
 
 

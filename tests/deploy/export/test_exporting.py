@@ -20,7 +20,7 @@ from dacal_med.data.datalist import load_cases
 from dacal_med.deploy.export import exporting, folder, packages
 from dacal_med.deploy.export.archives import normalised
 from dacal_med.deploy.export.checking import check_formats, compare, load_network
-from dacal_med.deploy.export.deployed import build_network, without_files, load_deployed, without_pretraining
+from dacal_med.deploy.export.deployed import build_network, load_deployed, without_files, without_pretraining
 from dacal_med.deploy.export.packages import bill_of_materials, closure, needed, packages_of, requirements
 from dacal_med.deploy.export.volumes import accepted_sizes
 from dacal_med.deploy.runtime import checksums

@@ -14,7 +14,10 @@ import pytest
 from dacal_med.deploy.report.predictions import read_predictions
 from dacal_med.deploy.report.scans import Images, Labels, read_scan
 from dacal_med.io.errors import InputError
+from dacal_med.io.image import Header
 from tests.deploy.report.builders import AFFINE, save, site_folder
+
+HEADER = Header((12, 10, 6), 1, AFFINE, "nifti")
 
 
 def test_a_case_is_read_with_its_image_and_label(tmp_path):
@@ -68,7 +71,7 @@ def test_labels_are_found_by_a_datalist(tmp_path):
     (tmp_path / "datalist.json").write_text(json.dumps({**content, "target_train": [{"image": "source/scan3.nii.gz"}]}))
     images = Images(tmp_path / "images", cases)
     for place in (tmp_path, tmp_path / "datalist.json"):
-        label = Labels(place, images).read("case_0002")
+        label = Labels(place, images).read("case_0002", HEADER)
         assert set(np.unique(label)) == {0, 1, 255}
         assert label[0, 0, 0] == 255
     plain = tmp_path / "list.json"
@@ -76,19 +79,33 @@ def test_labels_are_found_by_a_datalist(tmp_path):
     assert Labels(plain, images).file("case_0003") == tmp_path / "labels" / "scan3.nii.gz"
 
 
+def test_a_label_in_turned_axes_is_shown_on_its_image(tmp_path):
+    cases = read_predictions(site_folder(tmp_path))
+    images = Images(tmp_path / "images", cases)
+    path = tmp_path / "labels" / "scan1.nii.gz"
+    before = read_scan(cases[0], images, Labels(tmp_path / "labels", images)).label
+    label = nib.load(path)
+    nib.save(label.as_reoriented(np.array([[2, 1], [0, -1], [1, -1]])), path)
+    assert nib.load(path).shape != label.shape
+    np.testing.assert_array_equal(read_scan(cases[0], images, Labels(tmp_path / "labels", images)).label, before)
+    nib.save(nib.Nifti1Image(label.dataobj, np.diag([1, 1, 1, 1.0]) @ label.affine + np.eye(4)[:, [3, 0, 1, 2]]), path)
+    with pytest.raises(InputError, match="label of case_0001: lies up to"):
+        read_scan(cases[0], images, Labels(tmp_path / "labels", images))
+
+
 def test_labels_named_like_cases_need_no_images(tmp_path):
     cases = read_predictions(site_folder(tmp_path))
     (tmp_path / "labels" / "scan1.nii.gz").rename(tmp_path / "labels" / "case_0001_label.nii.gz")
     labels = Labels(tmp_path / "labels", Images(None, cases))
-    assert labels.read("case_0001").sum() > 0
-    assert labels.read("case_0002") is None
+    assert labels.read("case_0001", HEADER).sum() > 0
+    assert labels.read("case_0002", HEADER) is None
 
 
 def test_another_size_is_told(tmp_path):
     cases = read_predictions(site_folder(tmp_path))
     save(tmp_path / "labels" / "scan1.nii.gz", np.zeros((3, 3, 3), np.uint8))
     images = Images(tmp_path / "images", cases)
-    with pytest.raises(InputError, match=r"case_0001, label: found size \(3, 3, 3\), wanted \(12, 10, 6\)"):
+    with pytest.raises(InputError, match=r"label of case_0001: found shape \(3, 3, 3\); wanted \(12, 10, 6\)"):
         read_scan(cases[0], images, Labels(tmp_path / "labels", images))
 
 
@@ -97,7 +114,7 @@ def test_a_value_that_is_no_class_is_told(tmp_path):
     save(tmp_path / "labels" / "scan1.nii.gz", np.full((12, 10, 6), 0.5))
     images = Images(tmp_path / "images", cases)
     with pytest.raises(InputError, match=r"found the value\(s\) \[0.5\]"):
-        Labels(tmp_path / "labels", images).read("case_0001")
+        Labels(tmp_path / "labels", images).read("case_0001", HEADER)
 
 
 def test_what_is_not_there_is_told(tmp_path):
