@@ -24,7 +24,8 @@ from dacal_med.comparison.methods import find_methods
 from dacal_med.deploy.export.deployed import load_deployed
 from dacal_med.explanations import explained
 from dacal_med.io.errors import InputError
-from tests.bundles.builders import BUNDLES, FIRST, run
+from tests.bundles.builders import BUNDLES, FIRST
+from tests.processes import run, run_here
 
 PROGRAM = os.path.join("lib", "monai", "bundle", "__main__.py")
 NFD = unicodedata.normalize("NFD", "müller")
@@ -276,7 +277,7 @@ def test_a_trained_bundle_in_an_odd_folder_is_loaded(trained, tmp_path):
 
 
 def test_training_and_inference_between_odd_folders(trained, phantom, tmp_path, subprocess_environment):
-    """In processes of their own: a refusal is one line and writes nothing, another name is taken."""
+    """A refusal is one line and writes nothing, that of the training in a process of its own; another name is taken."""
     odd = tmp_path / "[a], 'b'"
     images = shutil.copytree(Path(phantom) / "mr" / "images", odd / "in [1]")
     (tmp_path / "study").mkdir()
@@ -290,11 +291,11 @@ def test_training_and_inference_between_odd_folders(trained, phantom, tmp_path, 
     config = ["--config_file", str(FIRST.configs / "inference.json")]
     config += [word for key, value in FIRST.tiny.items() for word in (f"--{key}", str(value))]
     line = [sys.executable, "-m", "monai.bundle", "run", *config, "--model_file", str(trained / "model.pt")]
-    done = run([*line, "--dataset_dir", "in [1]", "--output_dir", "out#1"], odd, subprocess_environment)
+    done = run_here([*line, "--dataset_dir", "in [1]", "--output_dir", "out#1"], odd)
     assert done.returncode != 0
     assert done.stderr.splitlines()[-1].startswith("output_dir: found 'out#1', which monai.bundle reads as ")
     assert sorted(os.listdir(odd)) == ["in [1]"]
-    done = run([*line, "--dataset_dir", "in [1]", "--output_dir", literal("out#1")], odd, subprocess_environment)
+    done = run_here([*line, "--dataset_dir", "in [1]", "--output_dir", literal("out#1")], odd)
     assert done.returncode == 0, done.stderr[-2000:]
     names = [path.name.removesuffix(".nii.gz") for path in Path(images).iterdir()]
     wanted = {f"{name}_{what}.nii.gz" for name in names for what in ("seg", "confidence")}

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from tests.bundles.builders import BUNDLES, command, run
+from tests.bundles.builders import BUNDLES, command
 from tests.conftest import ROOT
+from tests.processes import run
 
 BUNDLE = BUNDLES["dacal_em"]
 

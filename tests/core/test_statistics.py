@@ -650,7 +650,6 @@ def test_counts_pass_2_to_the_31_and_53():
         assert int(full.confidence_count[0, 22]) == int(full.confidence_correct[0, 22]) == many + 1
 
 
-@pytest.mark.slow
 def test_more_than_2_to_the_24_voxels_in_one_bin():
     """A stream of 33 images of 2^19 + 1 voxels of one confidence, one in four of them wrong."""
     voxels, images = 2**19 + 1, 33
