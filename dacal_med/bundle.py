@@ -216,7 +216,7 @@ def check_overrides(argv: Sequence[str]) -> None:
     config = read_config(files)
     tracking = dict(_options(argv)).get("tracking")
     if tracking:  # which adds keys of its own
-        settings = DEFAULT_EXP_MGMT_SETTINGS.get(tracking) or read_config(tracking)
+        settings: Mapping[str, Any] = DEFAULT_EXP_MGMT_SETTINGS.get(tracking) or read_config(tracking)
         config = {**settings.get("configs", {}), **config}
     arguments_file = dict(_options(argv)).get("args_file")
     overrides = {} if arguments_file is None else read_config(arguments_file)
