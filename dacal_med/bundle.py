@@ -229,7 +229,8 @@ def check_overrides(argv: Sequence[str]) -> None:
         return
     config = read_config(files)
     if typed.get("tracking"):  # which adds keys of its own
-        settings = DEFAULT_EXP_MGMT_SETTINGS.get(typed["tracking"]) or read_config(typed["tracking"])
+        named = DEFAULT_EXP_MGMT_SETTINGS.get(typed["tracking"])
+        settings: Mapping[str, Any] = named or read_config(typed["tracking"])
         config = {**settings.get("configs", {}), **config}
     overrides = read_file(typed["args_file"]) if "args_file" in typed else {}
     for key, text in typed.items():

@@ -98,8 +98,10 @@ def _describe(value: Any, told: Told, above: tuple[int, ...]) -> Any:
     if isinstance(value, (np.ndarray, np.generic, torch.Tensor)):
         array = np.ascontiguousarray(torch.as_tensor(value).detach().cpu().numpy())
         return f"array {array.dtype} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
-    if isinstance(value, (Path, Enum, torch.dtype, np.dtype, torch.device, slice, bytes, range)):
-        return f"{type(value).__name__} {value}"
+    if isinstance(value, (Path, Enum, torch.dtype, np.dtype, torch.device, slice, range)):
+        return f"{type(value).__name__} {value!s}"
+    if isinstance(value, bytes):
+        return f"bytes {value!r}"
     if id(value) in above:
         return "itself"
 

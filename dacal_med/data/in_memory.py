@@ -29,7 +29,7 @@ class MemoryDataset(CacheDataset):
     """
 
     def _transform(self, index: int) -> Any:
-        item = super()._transform(index)  # type: ignore[no-untyped-call]
+        item = super()._transform(index)
         if not isinstance(item, dict):
             return item
         # A copy of a part would bring the whole with it.

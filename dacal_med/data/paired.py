@@ -10,6 +10,7 @@ iteration i sees what an unbroken run sees at i.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from copy import deepcopy
 from typing import Any, Protocol
 
@@ -308,7 +309,7 @@ class PairedLoader:
         keep_voxels(0)  # what the checks kept was taken by the data sets, or has no room there
         self._draws.first_iteration = self.iteration
         iteration = self.iteration
-        with starting_processes():
+        with starting_processes() if self._loader.num_workers else nullcontext():
             batches = iter(self._loader)
         for batch in batches:
             iteration += 1

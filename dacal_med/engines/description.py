@@ -34,7 +34,7 @@ _PASSING = ("optimizer", "last_epoch")  # of a schedule
 
 def describe_trainer(trainer: AdaptationTrainer) -> dict[str, str]:
     """Describe a trainer with all that it is made of, before its first iteration; see :func:`describe_parts`."""
-    student, loader = trainer.student, trainer.data_loader
+    student, loader = trainer.student, trainer.loader
     parts = {
         "network": trainer.network,
         "optimizer": trainer.optimizer,

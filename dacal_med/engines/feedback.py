@@ -97,10 +97,6 @@ class TemperatureFeedback:
         count = min(len(dataset), max_cases)
         self.cases = [index * len(dataset) // count for index in range(count)]
 
-    def __repr__(self) -> str:
-        """Return the settings, by which runs are told apart."""
-        return f"gain={self.gain}, from {self.lowest} to {self.highest}, {len(self.cases)} cases"
-
     def adjust(
         self,
         labeller: LearnedTemperature,

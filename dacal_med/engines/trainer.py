@@ -251,12 +251,13 @@ class AdaptationTrainer(Trainer):
         return int(self.state.skipped)
 
     @property
-    def _loader(self) -> PairedLoader:
+    def loader(self) -> PairedLoader:
+        """What draws the batches."""
         assert isinstance(self.data_loader, PairedLoader)
         return self.data_loader
 
     def _continue_data(self) -> None:
-        self._loader.start_at(self.state.iteration)
+        self.loader.start_at(self.state.iteration)
 
     def _needed(self, iteration: int) -> tuple[str, ...]:
         """Return the domains that the iteration after ``iteration`` others uses."""
@@ -266,9 +267,11 @@ class AdaptationTrainer(Trainer):
         held_out = meta is not None and meta.objective.needs_held_out and meta.due(iteration - self.source_iterations)
         return ("source", "target", "held_out") if held_out else ("source", "target")
 
-    def _iteration(self, engine: Any, batchdata: Mapping[str, Any]) -> list[dict[str, float]]:
-        first = self._loader.rank * self._loader.batch_size
-        seeds = sample_seeds(self.seed, self.state.iteration, range(first, first + self._loader.batch_size))
+    def _iteration(  # type: ignore[override]  # MONAI decollates afterwards
+        self, engine: Any, batchdata: Mapping[str, Any]
+    ) -> list[dict[str, float]]:
+        first = self.loader.rank * self.loader.batch_size
+        seeds = sample_seeds(self.seed, self.state.iteration, range(first, first + self.loader.batch_size))
         seed_draws(seeds[0])
         batch = prepare_domains(
             batchdata, self.state.device, self.num_classes, self.ignore_index, self.non_blocking, seeds

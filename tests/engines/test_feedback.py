@@ -161,7 +161,7 @@ def test_it_acts_after_epochs_of_self_training_alone(dims):
     assert centres[:2] == [0.0, 0.0]
     assert len({*centres[1:]}) == 3
     assert trainer.state.output[0]["feedback_centre"] == pytest.approx(math.exp(centres[2]))  # of the epoch before
-    assert "gain=2.0" in trainer.describe()["meta"]
+    assert trainer.describe()["feedback#gain"] == "2.0"
 
 
 def test_without_held_out_cases_it_says_so():

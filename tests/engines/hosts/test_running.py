@@ -99,10 +99,14 @@ def test_a_block_that_does_not_fit_stops_the_first_iteration_of_the_warm_up():
 
 
 def test_stacked_hosts_tell_their_settings_in_the_description():
-    options = ({}, {"mask_ratio": 0.5}, {"complement": "same"}, {"base": "mean_teacher"})
-    described = {tiny_trainer(host=make_host("mic", **option)).describe()["host"] for option in options}
-    assert len(described) == len(options)
-    assert "Conv" not in tiny_trainer(host=make("daformer", 2)).describe()["host"]
+    usual = tiny_trainer(host=make_host("mic")).describe()
+    for option, place, value in (
+        ({"mask_ratio": 0.5}, "host#mask_ratio", "0.5"),
+        ({"complement": "same"}, "host#base#complement", "same"),
+        ({"base": "mean_teacher"}, "host#base", "dacal_med.engines.hosts.mean_teacher.MeanTeacher"),
+    ):
+        found = tiny_trainer(host=make_host("mic", **option)).describe()
+        assert found[place] == value != usual[place]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
