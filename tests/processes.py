@@ -23,6 +23,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dacal_med.comparison import schedule
 from dacal_med.handlers import cases, tensorboard
+from dacal_med.handlers.claim import _held, release
 from tests.conftest import ROOT
 
 
@@ -40,7 +41,7 @@ def run_here(line: Sequence[str], folder: Path = ROOT, figures: bool = False) ->
     Signals and what a process leaves to the next are no matter for it.
     """
     out, err, root = io.StringIO(), io.StringIO(), logging.getLogger()
-    handlers, level, at_sigterm = root.handlers[:], root.level, signal.getsignal(signal.SIGTERM)
+    handlers, level, at_sigterm, held = root.handlers[:], root.level, signal.getsignal(signal.SIGTERM), {*_held}
     if line[1] == "-m":
         words, start = list(line[2:]), functools.partial(runpy.run_module, alter_sys=True)
     else:
@@ -58,6 +59,8 @@ def run_here(line: Sequence[str], folder: Path = ROOT, figures: bool = False) ->
             root.handlers[:] = handlers
             root.setLevel(level)
             signal.signal(signal.SIGTERM, at_sigterm)
+            for place in _held.keys() - held:
+                release(place.parent)
     return subprocess.CompletedProcess(list(line), status, out.getvalue(), err.getvalue())
 
 

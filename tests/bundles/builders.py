@@ -154,7 +154,7 @@ def check_outputs(bundle: Bundle, folder: Path, stdout: str, stderr: str) -> Non
     assert list(metrics["after"].get("regions", {})) == REGIONS.get(bundle.name, [])
     assert metrics["before"]["voxels"] == metrics["after"]["voxels"] > 0
     checkpoints = [f"checkpoint_iteration={iteration}.pt" for iteration in (2, 4)]
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == checkpoints
+    assert sorted(path.name for path in (folder / "checkpoints").glob("*.pt")) == checkpoints
     assert list(folder.glob("events.out.tfevents.*"))
     assert (folder / "cases.csv").is_file()
     assert (folder / "reliability.png").is_file()

@@ -34,10 +34,10 @@ def test_overlays_change_one_thing(overlay, phantom, tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     state = torch.load(tmp_path / "checkpoints" / "checkpoint_iteration=4.pt", weights_only=True)["description"]
     if overlay == "source_only":
-        assert state["host"].startswith("SourceOnly")
+        assert "SourceOnly" in state["host"]
     else:
-        assert state["labeller"].startswith("HardLabels")
-    assert state["meta"] == "none"
+        assert "HardLabels" in state["labeller"]
+    assert state["meta"] == "null"
 
 
 def test_two_ranks_over_gloo(phantom, tmp_path, subprocess_environment):
