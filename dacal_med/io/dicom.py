@@ -137,6 +137,9 @@ def open_series(files: Sequence[Path], name: str, file_name: Callable[[int], str
 
 def _slices(header: Dataset, index: int, name: str) -> list[Slice]:
     """The slices of a file, from its header."""
+    stored = int(header.get("BitsStored", 16) or 16)
+    if int(header.get("HighBit", stored - 1) or stored - 1) != stored - 1:
+        raise InputError(f"{name}: found the highest bit {header.HighBit} of {stored} stored; wanted {stored - 1}")
     if header.get("ModalityLUTSequence"):
         raise InputError(f"{name}: found a Modality LUT; wanted values rescaled by slope and intercept")
     if int(header.get("SamplesPerPixel", 1)) != 1 or header.get("PhotometricInterpretation") != "MONOCHROME2":
@@ -330,12 +333,13 @@ def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> Array
     for place, item in enumerate(ordered):
         places.setdefault(item.file, []).append(place)
     for file, where in places.items():
-        frames = _decode(read_dataset(files[file], ordered[where[0]].name), ordered[where[0]])
+        dataset = read_dataset(files[file], ordered[where[0]].name)
+        frames = _decode(dataset, ordered[where[0]])
         for place in where:
             item = ordered[place]
             values = frames[item.frame]
             if outside is not None and item.padding is not None:
-                outside[place] = (values >= item.padding[0]) & (values <= item.padding[1])
+                outside[place] = _padded(dataset, item, values)
             if not whole:
                 volume[place] = values * item.slope + item.intercept
                 continue
@@ -350,6 +354,22 @@ def _pixels(files: Sequence[Path], ordered: Sequence[Slice], name: str) -> Array
 
 def _explicit(dataset: Dataset) -> bool:
     return dataset.original_encoding[0] is False
+
+
+def _padded(dataset: Dataset, item: Slice, values: Array) -> Array:
+    """Where the pixels of a frame stand for no measurement."""
+    assert item.padding is not None
+    low, high = item.padding
+    bits, stored = int(dataset.BitsAllocated), int(dataset.BitsStored)
+    reach = 1 << (stored - int(dataset.get("PixelRepresentation", 0)))
+    syntax = UID(str(dataset.file_meta.TransferSyntaxUID))
+    if -reach <= low <= high < reach or syntax.is_compressed or not syntax.is_little_endian:
+        return (values >= low) & (values <= high)
+    # A value that the stored bits cannot hold stands in the bits above, which decoding takes away.
+    raw = np.frombuffer(dataset.PixelData, f"<u{bits // 8}", values.size, item.frame * values.size * bits // 8)
+    signed = raw.astype(np.int64)
+    signed[signed >= 1 << (bits - 1)] -= (1 << bits) if low < 0 else 0
+    return ((signed >= low) & (signed <= high)).reshape(values.shape)
 
 
 def _decode(dataset: Dataset, item: Slice) -> np.ndarray:

@@ -104,18 +104,24 @@ def _has_class(file: Path) -> bool:
         return False
 
 
-def series_of_file(file: Path) -> tuple[str, dict[str, str]] | None:
-    """The series that a file belongs to and what must stay private; None for an object without an image."""
-    tags = ["SOPClassUID", "SeriesInstanceUID", "SeriesNumber", "Rows", *PERSONAL]
+def series_of_file(file: Path) -> tuple[str, dict[str, str], str] | None:
+    """The series that a file belongs to, what must stay private, and what single slices of a series have alike.
+
+    None for an object without an image.
+    """
+    alike = ("SOPClassUID", "Modality", "Rows", "Columns")
+    tags = [*alike, "SeriesInstanceUID", "SeriesNumber", "NumberOfFrames", *PERSONAL]
     try:
         with quiet():
             header = read_dataset(file, "", stop_before_pixels=True, specific_tags=tags)
             found = {tag: str(header[tag].value) for tag in (*PERSONAL, "SeriesNumber") if tag in header}
             uid = str(header.get("SeriesInstanceUID", "")) or f"~{file.parent}"
             kind = str(header.get("SOPClassUID", ""))
+            single = int(header.get("NumberOfFrames") or 1) == 1
+            same = f"{file.parent} {[str(header.get(tag)) for tag in alike]}" if single else f"~{file}"
     except Exception:  # whatever is wrong with it is told when the case is read
-        return f"~{file}", {}
-    return None if kind in _DERIVED or (kind and "Rows" not in header) else (uid, found)
+        return f"~{file}", {}, f"~{file}"
+    return None if kind in _DERIVED or (kind and "Rows" not in header) else (uid, found, same)
 
 
 def grouped(files: Iterable[Path]) -> list[list[tuple[Path, dict[str, str]]]]:
@@ -124,16 +130,15 @@ def grouped(files: Iterable[Path]) -> list[list[tuple[Path, dict[str, str]]]]:
     Where anonymization gave each slice of a folder a series of its own, they are one again.
     """
     series: dict[str, list[tuple[Path, dict[str, str]]]] = {}
+    slices: dict[str, list[str]] = {}
     for file in files:
         found = series_of_file(file)
         if found is not None:
-            series.setdefault(found[0], []).append((file, found[1]))
-    alone: dict[Path, list[str]] = {}
-    for uid, members in series.items():
-        if len(members) == 1 and not uid.startswith("~"):
-            alone.setdefault(members[0][0].parent, []).append(uid)
-    for folder, uids in alone.items():
-        if len(uids) > 1 and all(members[0][0].parent != folder for members in series.values() if len(members) > 1):
+            uid, personal, same = found
+            series.setdefault(uid, []).append((file, personal))
+            slices.setdefault(same, []).append(uid)
+    for uids in slices.values():
+        if len(uids) > 1 and all(len(series[uid]) == 1 for uid in uids):
             series[uids[0]] = [series.pop(uid)[0] for uid in uids]
     return [sorted(members, key=lambda member: member[0]) for _, members in sorted(series.items())]
 

@@ -107,6 +107,20 @@ def padded(folder: Path) -> Odd:
     return Odd(folder / "s", wanted[None], AXIAL, "MR", "without a measurement")
 
 
+def padded_above(folder: Path) -> Odd:
+    """A padding value that the 12 stored bits cannot hold."""
+    inside = np.zeros(SHAPE, bool)
+    inside[2:7, 2:6] = True
+    stored = np.where(inside, np.abs(ARRAY), -32768).astype(np.int16)
+    for file in write_series(folder / "s", stored, AXIAL):
+        dataset = pydicom.dcmread(file)
+        dataset.BitsStored, dataset.HighBit = 12, 11
+        dataset.add_new("PixelPaddingValue", "SS", -32768)
+        dataset.save_as(file)
+    wanted = np.where(inside, np.abs(ARRAY), np.abs(ARRAY)[inside].min())
+    return Odd(folder / "s", wanted[None], AXIAL, "MR", "without a measurement")
+
+
 def enhanced(name: str) -> Callable[[Path], Odd]:
     def write(folder: Path) -> Odd:
         (folder / "s").mkdir()
@@ -278,6 +292,7 @@ VOLUMES: dict[str, Callable[[Path], Odd]] = {
     "DICOM, gantry tilt": series(affine=tilted(), modality="CT"),
     "DICOM, a slope a slice": sloped,
     "DICOM, pixel padding": padded,
+    "DICOM, pixel padding above the stored bits": padded_above,
     "DICOM, enhanced multi-frame folder": enhanced("s"),
     "DICOM, enhanced multi-frame file": enhanced("s/e.dcm"),
     "NIfTI": nifti(),
@@ -322,6 +337,8 @@ PICTURES: dict[str, Callable[[Path], Odd]] = {
     "TIFF, white is 0": tiff(GRAYS, 255 - GRAYS, photometric="miniswhite"),
     "TIFF, colors of 16 bits": tiff(COLORS, COLORS.astype(np.uint16) * 257, photometric="rgb"),
     "TIFF, planes of colors": tiff(COLORS, np.moveaxis(COLORS, 2, 0), photometric="rgb", planarconfig="separate"),
+    "TIFF, on its side": tiff(np.rot90(GRAYS, -1), GRAYS, extratags=[(274, 3, 1, 6, True)]),
+    "TIFF, 32 bits": tiff(WIDE.astype(np.uint32)),
     "BMP": picture("a.bmp", COLORS, lambda path: Image.fromarray(COLORS).save(path)),
     "PPM": picture("a.ppm", COLORS, lambda path: Image.fromarray(COLORS).save(path)),
     "GIF": picture("a.gif", GRAYS, lambda path: Image.fromarray(GRAYS).save(path)),
@@ -354,6 +371,13 @@ def changed_copy(folder: Path) -> Path:
     files = write_series(folder / "s", ARRAY, AXIAL)
     (folder / "s" / "other.dcm").write_bytes(files[2].read_bytes())
     change(folder / "s" / "other.dcm", PixelData=bytes(len(pydicom.dcmread(files[2]).PixelData)))
+    return folder / "s"
+
+
+def two_enhanced(folder: Path) -> Path:
+    (folder / "s").mkdir()
+    for name in ("a.dcm", "b.dcm"):
+        write_enhanced(folder / "s" / name, ARRAY, AXIAL, range(SHAPE[2]))
     return folder / "s"
 
 
@@ -401,6 +425,8 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "DICOM, a missing slice": (missing_slice, "evenly spaced slices, none missing"),
     "DICOM, two objects in one place": (changed_copy, "lie at the same place"),
     "DICOM, two series": (first_of(SeriesInstanceUID="1.2.3"), "found 2 DICOM series|too many values"),
+    "DICOM, shifted bits": (every(BitsStored=12, HighBit=15), "found the highest bit 15 of 12 stored; wanted 11"),
+    "DICOM, two enhanced series": (two_enhanced, "found 2 DICOM series|too many values"),
     "DICOM, a Modality LUT": (lut, "found a Modality LUT"),
     "NIfTI, flat": (saved("a.nii", flat_nifti), "axes lie in one plane"),
     "NIfTI, colors": (saved("a.nii", colored_nifti), "found values of type"),
@@ -425,6 +451,11 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         saved("a.tif", lambda path: tifffile.imwrite(path, np.stack([GRAYS] * 3), photometric="minisblack")),
         "a stack of 3",
     ),
+    "TIFF, bands": (
+        saved("a.tif", lambda path: tifffile.imwrite(path, np.dstack([COLORS] * 2), photometric="rgb")),
+        "6 samples a pixel, 3 of them no color",
+    ),
+    "TIFF, signed bytes": (saved("a.tif", lambda path: tifffile.imwrite(path, GRAYS.view(np.int8))), "signed values"),
     "TIFF, white is 0, 16 bits": (
         saved("a.tif", lambda path: tifffile.imwrite(path, WIDE, photometric="miniswhite")),
         "white as 0",

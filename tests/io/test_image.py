@@ -6,11 +6,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from monai.transforms import Compose, LoadImaged, Orientationd
@@ -19,6 +22,7 @@ from PIL import Image as Pillow
 from dacal_med.data import check_data, load_datalist
 from dacal_med.io.errors import InputError
 from dacal_med.io.image import Header, Image, check_place, on_grid_of, usable_affine
+from dacal_med.io.reading import read_image
 from tests.deploy.runtime.builders import oblique
 
 SHAPE = (5, 6, 7)
@@ -78,6 +82,30 @@ def test_training_puts_a_turned_label_on_its_image(tmp_path: Path, axes: tuple):
     np.testing.assert_array_equal(item["image"] % 2, item["label"])
 
 
+def gray_png(numbers: np.ndarray, depth: int) -> bytes:
+    """A gray PNG of few bits, as optimizers leave them; written by hand, since Pillow writes 8."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    rows = [np.packbits(np.unpackbits(row[:, None], axis=1)[:, 8 - depth :]).tobytes() for row in numbers]
+    header = struct.pack(">IIBBBBB", numbers.shape[1], numbers.shape[0], depth, 0, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def test_large_numbers_of_a_tiff_are_not_negative(tmp_path: Path):
+    numbers = np.array([[1, 2**32 - 1, 2**31]], np.uint32)
+    tifffile.imwrite(tmp_path / "l.tif", numbers)
+    np.testing.assert_array_equal(read_image(tmp_path / "l.tif").array[0], numbers.T)
+
+
+def test_labels_of_pgm_that_pillow_would_spread_are_refused(tmp_path: Path):
+    (tmp_path / "l.pgm").write_bytes(b"P5 2 1 3\n\0\3")
+    with pytest.raises(InputError, match=r"l\.pgm: found gray values up to 3; wanted a label up to 255 or 65535"):
+        read_image(tmp_path / "l.pgm", as_label=True)
+
+
 def test_labels_keep_the_numbers_of_their_palette(tmp_path: Path):
     numbers = np.arange(12).reshape(3, 4).astype(np.uint8) % 3
     indexed = Pillow.fromarray(numbers, "P")
@@ -85,7 +113,8 @@ def test_labels_keep_the_numbers_of_their_palette(tmp_path: Path):
     indexed.save(tmp_path / "p.png")
     Pillow.fromarray(numbers > 0).save(tmp_path / "b.png")
     Pillow.fromarray(numbers[..., None].repeat(3, 2)).save(tmp_path / "g.png")
-    for name, wanted in (("p", numbers), ("b", numbers > 0), ("g", numbers)):
+    (tmp_path / "d.png").write_bytes(gray_png(numbers, depth=2))
+    for name, wanted in (("p", numbers), ("b", numbers > 0), ("g", numbers), ("d", numbers)):
         load = LoadImaged("label", reader="dacal_med.io.Reader", as_label=True, ensure_channel_first=True)
         found = load({"label": str(tmp_path / f"{name}.png")})["label"]
         np.testing.assert_array_equal(found[0], wanted.T)
