@@ -61,11 +61,11 @@ def shared_data() -> Path:
 
 @pytest.fixture
 def subprocess_environment() -> dict[str, str]:
-    """Environment in which a child process finds this checkout of dacal_med from any working directory."""
+    """Environment of a child process that finds this checkout from any folder and computes in as many threads."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     return {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(paths),
-        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "2"),
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
         "MPLBACKEND": "Agg",
     }

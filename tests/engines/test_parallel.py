@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
 import os
 import signal
 import socket
@@ -140,8 +139,7 @@ def results(tmp_path_factory):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    multiprocessing.set_forkserver_preload([__name__])  # imported once for both
-    mp.start_processes(_worker, (port, str(folder)), nprocs=2, start_method="forkserver")
+    mp.spawn(_worker, (port, str(folder)), nprocs=2)
     return folder, [torch.load(folder / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
 
 
