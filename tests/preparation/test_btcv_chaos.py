@@ -201,7 +201,7 @@ def test_uneven_series_are_refused(tmp_path: Path):
     with pytest.raises(InputError, match="another direction"):
         order_slices(files)
     files[2].write_bytes(b"nothing")
-    with pytest.raises(InputError, match=r"2\.dcm: cannot be read as a DICOM slice"):
+    with pytest.raises(InputError, match=r"2\.dcm: cannot be read as DICOM"):
         order_slices(files)
 
 
