@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 import logging
-import os
-import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from dacal_med.io.errors import InputError
+from dacal_med.io.files import MOST_FILES, walk
 
 PERSONAL = ("PatientName", "PatientID", "PatientBirthDate", "AccessionNumber", "InstitutionName", "StudyID")
 _MAGIC = b"DICM"
@@ -62,25 +62,6 @@ def read_dataset(file: Path, name: str, **options: Any) -> Dataset:
         return dataset
     except Exception as error:  # pydicom raises whatever a damaged file leads it to
         raise InputError(f"{name}: cannot be read as DICOM ({type(error).__name__}); wanted a complete file") from error
-
-
-def walk(root: Path, skip: Path | None = None) -> Iterator[Path]:
-    """Yield the regular files below a folder in the order of their names; hidden ones and ``skip`` are left out."""
-    for folder, folders, names in os.walk(root):
-        kept = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in kept if (Path(folder) / name).resolve() != skip]
-        if Path(folder).resolve() == skip:
-            continue
-        files = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
-        yield from (file for file in files if not is_special(file))
-
-
-def is_special(file: Path) -> bool:
-    """Whether reading it could wait for ever: a pipe, socket or device. What cannot be looked at is told as a case."""
-    try:
-        return not stat.S_ISREG(file.stat().st_mode)
-    except OSError:
-        return False
 
 
 def is_dicom(file: Path) -> bool:
@@ -147,9 +128,12 @@ def series_of(folder: Path) -> list[Path]:
     """Return the files of the one series that a folder holds, wherever below it they lie.
 
     Raises:
-        InputError: it holds several series or none.
+        InputError: it holds several series or none, or far more files than a series.
     """
-    series = grouped(file for file in walk(folder) if is_dicom(file))
+    files = list(islice(walk(folder), MOST_FILES + 1))
+    if len(files) > MOST_FILES:
+        raise InputError(f"{folder}: found more than {MOST_FILES} files; wanted a folder of one DICOM series")
+    series = grouped(file for file in files if is_dicom(file))
     if len(series) != 1:
         raise InputError(
             f"{folder}: found {len(series)} DICOM series (a damaged file counts as one); wanted a folder of one"

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dacal_med.io.dicom import open_series
-from dacal_med.io.dicom_files import PERSONAL, grouped, is_dicom, is_special, walk
+from dacal_med.io.dicom_files import PERSONAL, grouped, is_dicom
 from dacal_med.io.errors import InputError
+from dacal_med.io.files import is_special, walk
 from dacal_med.io.image import Opened
 from dacal_med.io.reading import image_stem, is_image_file, is_picture, open_file
 

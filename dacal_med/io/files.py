@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
 
 from dacal_med.io.errors import InputError
 
 _SHOWN = 200  # characters of a path in a message
+MOST_FILES = 20_000  # of a folder that is one image
 
 
 def given_path(path: str | Path, key: str = "", *, home: bool = False) -> Path:
@@ -40,6 +43,25 @@ def given_path(path: str | Path, key: str = "", *, home: bool = False) -> Path:
     return place
 
 
+def walk(root: Path, skip: Path | None = None) -> Iterator[Path]:
+    """Yield the regular files below a folder in the order of their names; hidden ones and ``skip`` are left out."""
+    for folder, folders, names in os.walk(root):
+        kept = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in kept if (Path(folder) / name).resolve() != skip]
+        if Path(folder).resolve() == skip:
+            continue
+        files = (Path(folder) / name for name in sorted(names) if not name.startswith("."))
+        yield from (file for file in files if not is_special(file))
+
+
+def is_special(file: Path) -> bool:
+    """Whether reading it could wait for ever: a pipe, socket or device. What cannot be looked at is told as a case."""
+    try:
+        return not stat.S_ISREG(file.stat().st_mode)
+    except OSError:
+        return False
+
+
 def file_state(value: object) -> list[list[int]]:
     """Return size and time in nanoseconds of the files that a path names, if it names any.
 
@@ -51,10 +73,14 @@ def file_state(value: object) -> list[list[int]]:
         return []
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.is_file())
+        files = list(islice(walk(path), MOST_FILES))
     elif path.suffix.lower() in (".mhd", ".nhdr"):
         files = sorted(file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
-    return [[file.stat().st_size, file.stat().st_mtime_ns] for file in files]
+    states = []
+    for file in files:
+        with suppress(OSError):  # a link to nowhere
+            states.append([file.stat().st_size, file.stat().st_mtime_ns])
+    return states
 
 
 def write_bytes(path: str | Path, content: bytes) -> None:

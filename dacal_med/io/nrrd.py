@@ -67,6 +67,8 @@ def _channel_axis(header: dict[str, Any], dims: int, name: str) -> int | None:
     found = [axis for axis, kind in enumerate(kinds) if kind in _CHANNELS]
     if "space directions" in header:
         rows = np.asarray(header["space directions"], dtype=np.float64)
+        if rows.ndim != 2 or len(rows) != dims:
+            raise InputError(f"{name}: found {len(rows)} space directions; wanted one for each of {dims} axes")
         found = [axis for axis in range(dims) if np.isnan(rows[axis]).all()] or found
     if len(found) > 1:
         raise InputError(f"{name}: found {len(found)} axes that are not in space; wanted at most one, of channels")

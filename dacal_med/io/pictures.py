@@ -7,6 +7,8 @@ from __future__ import annotations
 import gzip
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +46,11 @@ def open_picture(path: Path, name: str, *, as_label: bool = False, page: int | N
     Raises:
         InputError: it cannot be read, is a stack, is transparent somewhere, or of a kind whose values are not certain.
     """
-    with _opened(path, name) as picture:
-        if page is None and count_pages(path, name) != 1:
-            raise InputError(f"{name}: found a stack of {count_pages(path, name)} pictures; wanted one picture a file")
-        _seek(picture, page, name)
+    if page is None and count_pages(path, name) != 1:
+        raise InputError(f"{name}: found a stack of {count_pages(path, name)} pictures; wanted one picture a file")
+    with _opened(path, name, page) as picture:
         # Pillow gives the size of a TIFF after its turn, and turns it itself.
-        turned = picture.format != "TIFF" and _turn(picture, name) in (5, 6, 7, 8)
+        turned = picture.format != "TIFF" and _turn(picture) in (5, 6, 7, 8)
         size = picture.size[::-1] if turned else picture.size
         mode = _mode(picture, name, as_label)
         notes = (
@@ -106,35 +107,31 @@ def count_pages(path: Path, name: str = "") -> int:
 def is_plain(path: Path, name: str) -> bool:
     """Whether every reader sees a picture alike: gray or RGB without palette, transparency or a turn to be applied."""
     with _opened(path, name) as picture:
-        return _turn(picture, name) == 1 and _mode(picture, name, as_label=False) in ("", picture.mode)
+        return _turn(picture) == 1 and _mode(picture, name, as_label=False) in ("", picture.mode)
 
 
-def _opened(path: Path, name: str) -> Any:
+@contextmanager
+def _opened(path: Path, name: str, page: int | None = None) -> Iterator[Any]:
+    """Open a picture, and tell whatever goes wrong with it inside."""
     try:
-        if path.suffix.lower() == ".gz":
-            return PIL.Image.open(io.BytesIO(gzip.decompress(path.read_bytes())))
-        picture: Any = PIL.Image.open(path)
-        if getattr(picture, "tag_v2", {}).get(_ORIENTATION, 1) != 1:
-            # Pillow maps some files into memory, and turns those not.
-            return PIL.Image.open(io.BytesIO(path.read_bytes()))
-        return picture
+        source: Any = path if path.suffix.lower() != ".gz" else io.BytesIO(gzip.decompress(path.read_bytes()))
+        with PIL.Image.open(source) as picture:
+            turned = getattr(picture, "tag_v2", {}).get(_ORIENTATION, 1) != 1
+        # Pillow maps some files into memory, and turns those not.
+        with PIL.Image.open(io.BytesIO(path.read_bytes()) if turned else source) as picture:
+            if page is not None and page >= getattr(picture, "n_frames", 1):
+                raise InputError(f"{name}: cannot read page {page}: it has {getattr(picture, 'n_frames', 1)}")
+            picture.seek(page or 0)
+            yield picture
+    except InputError:
+        raise
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         raise InputError(f"{name}: cannot be read as a picture ({told(error)}); wanted a complete file") from error
 
 
-def _seek(picture: Any, page: int | None, name: str) -> None:
-    try:
-        picture.seek(page or 0)
-    except (EOFError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"{name}: cannot read page {page or 0} ({told(error)})") from error
-
-
-def _turn(picture: Any, name: str) -> int:
+def _turn(picture: Any) -> int:
     """How a picture is to be turned, as EXIF counts; 1 for not at all."""
-    try:
-        return int(picture.getexif().get(_ORIENTATION, 1))
-    except Exception as error:  # decoders raise whatever a cut-off file leads them to
-        raise InputError(f"{name}: cannot be read as a picture ({told(error)}); wanted a complete file") from error
+    return int(picture.getexif().get(_ORIENTATION, 1))
 
 
 def _mode(picture: Any, name: str, as_label: bool) -> str:
@@ -196,27 +193,21 @@ def _steps(picture: Any, name: str) -> int:
 
 
 def _voxels(path: Path, name: str, *, as_label: bool, page: int | None) -> Array:
-    with _opened(path, name) as picture:
-        _seek(picture, page, name)
+    with _opened(path, name, page) as picture:
         mode = _mode(picture, name, as_label)
-        try:
-            steps = _steps(picture, name) if as_label and mode == "" else 1
-            tags = getattr(picture, "tag_v2", {})
-            unsigned = picture.mode == "I" and _bits(picture) == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
-            picture.load()
-            if not as_label:
-                _check_opaque(picture, name)
-            turned = ImageOps.exif_transpose(picture)
-            if mode == "P":
-                array = np.asarray(turned if turned.mode == "P" else turned.getchannel("P"))
-            elif mode == "1":
-                array = np.asarray(turned).astype(np.uint8)
-            else:
-                array = np.asarray(turned.convert(mode) if mode and mode != turned.mode else turned)
-        except InputError:
-            raise
-        except Exception as error:  # decoders raise whatever a cut-off file leads them to
-            raise InputError(f"{name}: cannot be read as a picture ({told(error)}); wanted a complete file") from error
+        steps = _steps(picture, name) if as_label and mode == "" else 1
+        tags = getattr(picture, "tag_v2", {})
+        unsigned = picture.mode == "I" and _bits(picture) == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
+        picture.load()
+        if not as_label:
+            _check_opaque(picture, name)
+        turned = ImageOps.exif_transpose(picture)
+        if mode == "P":
+            array = np.asarray(turned if turned.mode == "P" else turned.getchannel("P"))
+        elif mode == "1":
+            array = np.asarray(turned).astype(np.uint8)
+        else:
+            array = np.asarray(turned.convert(mode) if mode and mode != turned.mode else turned)
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     array = array.view(np.uint32) if unsigned else array // steps if steps > 1 else array
     if as_label and array.ndim == 3 and (array == array[..., :1]).all():

@@ -164,7 +164,7 @@ def test_a_file_is_refused_or_what_it_should_be(kind, group, good, tmp_path):
             refused += attempt(lambda path=path: (LOADERS[kind](path),), "file.pt") is None
         except Exception as error:
             wrong[what] = f"{type(error).__name__}: {str(error)[:200]}"
-        assert not list((tmp_path / "out").glob(".*")), what
+        assert {path.name for path in (tmp_path / "out").glob(".*")} <= {".lock"}, what
     assert not wrong
     assert refused > len(files) // 2
 

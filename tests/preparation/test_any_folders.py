@@ -327,7 +327,7 @@ def test_what_is_no_image(tmp_path: Path):
             find(tmp_path)
         (tmp_path / name).unlink()
     (tmp_path / "series").mkdir()
-    with pytest.raises(InputError, match=r"found 0 slice\(s\)"):
+    with pytest.raises(InputError, match=r"found 0 DICOM series"):
         find(tmp_path)
 
 

@@ -36,7 +36,10 @@ def test_the_folder_holds_what_a_site_needs(bundle, site_of):
     assert (done.returncode, done.stdout) == (0, "")
     ours = {"dacal_med.networks.segmentation_network"} if bundle.streets else set()
     runs = "dacal_med.deploy.runtime.run.SiteInference"
-    for name, targets in (("deploy.json", ours), ("inference.json", {*ours, runs})):
+    for name, targets in (
+        ("deploy.json", ours),
+        ("inference.json", {*ours, runs, "dacal_med.io.Reader", "dacal_med.io.Writer"}),
+    ):
         assert set(re.findall(r"dacal_med[\w.]*", (site / "configs" / name).read_text())) == targets
     assert not any(str(ROOT) in path.read_text() for path in (site / "configs").iterdir())
     (wheel,) = (site / "wheels").iterdir()
