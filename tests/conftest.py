@@ -29,16 +29,6 @@ def pytest_configure() -> None:
     torch.set_num_threads(int(threads))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep tests together that share what is slow to make: those of a file, and of them those of one bundle."""
-    for item in items:
-        callspec = getattr(item, "callspec", None)
-        bundle = None if callspec is None else callspec.params.get("bundle")
-        name = getattr(bundle, "name", bundle)
-        group = item.path.name if name is None else f"{item.path.parent.name}-{name}"
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
 @pytest.fixture(autouse=True)
 def seed() -> int:
     """Start each test from the same random state and locale, whatever ran before it."""
