@@ -17,6 +17,7 @@ from dacal_med.io.image import Affine, Array, Header, Opened, announced_bytes, r
 SUFFIXES = (".nii", ".nii.gz")
 _DEFLATE = 1032  # bytes that a compressed byte can become at most
 _MILLIMETERS = {"meter": 1e3, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_UNITS = {0: "unknown", 1: "meter", 2: "mm", 3: "micron"}
 _TOLERANCE = 0.1  # of a voxel, between two statements of one geometry
 # Fields of a header that say where its voxels lie, and nothing that could name a patient, with their sizes.
 _OWN = {"pixdim": 8, "qform_code": 1, "sform_code": 1}
@@ -67,8 +68,9 @@ def open_nifti(path: Path, name: str) -> Opened:
         _check_length(path, image)
         shape = tuple(int(n) for n in image.shape)
         header = image.header
-        unit = header.get_xyzt_units()[0]
-        sform, qform = header.get_sform(coded=True), header.get_qform(coded=True)
+        code = int(header["xyzt_units"]) & 7
+        sform = header.get_sform(coded=True)
+        qform = _qform(header, needed=not sform[1])
         base = np.asarray(image.affine, dtype=np.float64)
     except Exception as error:  # nibabel raises whatever a damaged header leads it to
         raise InputError(f"{name}: cannot be read as NIfTI ({told(error)}); wanted a complete file") from error
@@ -76,8 +78,9 @@ def open_nifti(path: Path, name: str) -> Opened:
         shape = (*shape[:3], shape[4])
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
         raise InputError(f"{name}: found shape {shape}; wanted 2 or 3 axes, or 4 with the channels last")
-    if unit not in _MILLIMETERS:
-        raise InputError(f"{name}: found lengths in {unit!r}; wanted {', '.join(_MILLIMETERS)}")
+    if code not in _UNITS:
+        raise InputError(f"{name}: found the unit {code} of lengths; wanted {_UNITS}")
+    unit = _UNITS[code]
     affine = np.diag([_MILLIMETERS[unit]] * 3 + [1.0]) @ base
     notes = _notes(header, unit, sform, qform, shape[:3])
     spatial, channels = shape[:3], shape[3] if len(shape) == 4 else 1
@@ -91,6 +94,17 @@ def open_nifti(path: Path, name: str) -> Opened:
 
     affine = usable_affine(affine, name)
     return Opened(Header(spatial, channels, affine, "nifti", notes=notes, forms=Forms.of(header)), voxels)
+
+
+def _qform(header: Any, needed: bool) -> tuple[Affine | None, int]:
+    """The qform and its code; without affine where it is no rotation and another form decides."""
+    try:
+        affine, code = header.get_qform(coded=True)
+        return affine, int(code)
+    except ValueError:
+        if needed:
+            raise
+        return None, int(header["qform_code"])
 
 
 def _notes(
@@ -108,7 +122,9 @@ def _notes(
         sizes = np.linalg.norm(s_affine[:3, : len(shape)], axis=0)
         if np.abs(sizes - zooms).max() > _TOLERANCE * zooms.min():
             notes.append(f"its pixdim says {_listed(zooms)} and its sform {_listed(sizes)} {unit}: the sform decides")
-        if q_code and q_affine is not None:
+        if q_code and q_affine is None:
+            notes.append("its qform is no rotation: the sform decides")
+        elif q_code and q_affine is not None:
             apart = _apart(s_affine, q_affine, shape)
             if apart > _TOLERANCE * zooms.min():
                 notes.append(f"its sform and qform lie up to {apart:.3g} {unit} apart: the sform decides")

@@ -128,10 +128,15 @@ def _write(pixels: Pixels, stem: Path) -> Path:
     if isinstance(pixels, Volume):
         path = stem.with_name(stem.name + ".nii.gz")
         array = pixels.array
-        # NIfTI readers differ on 64 bits; nothing here needs them.
-        if array.dtype == np.float64:
+        # NIfTI has no bits and halves, and its readers differ on 64 bits.
+        if array.dtype in (np.float64, np.float16):
             array = array.astype(np.float32)
+        elif array.dtype == np.bool_:
+            array = array.astype(np.uint8)
         elif array.dtype in (np.int64, np.uint64):
+            limits = np.iinfo(np.int32)
+            if array.min() < limits.min or array.max() > limits.max:
+                raise InputError(f"{path}: found values from {array.min()} to {array.max()}; wanted 32 bits.")
             array = array.astype(np.int32)
         with replacing(path, ".nii.gz") as temporary:
             nib.save(nib.Nifti1Image(array, pixels.affine), temporary)

@@ -159,6 +159,12 @@ def other_qform(header: Any) -> None:
     header.set_qform(np.diag([0.8, 0.9, 2.5, 1.0]), 1)
 
 
+def broken_qform(header: Any) -> None:
+    header.set_sform(AXIAL, 1)
+    header["qform_code"] = 1
+    header["quatern_b"] = header["quatern_c"] = 1.0
+
+
 def other_pixdim(header: Any) -> None:
     header.set_sform(AXIAL, 1)
     header.set_qform(None, 0)
@@ -302,6 +308,7 @@ VOLUMES: dict[str, Callable[[Path], Odd]] = {
     "NIfTI, no forms": nifti(no_forms, CENTERED, GUESS),
     "NIfTI, qform alone": nifti(qform_alone),
     "NIfTI, qform unlike sform": nifti(other_qform, note="sform and qform lie up to"),
+    "NIfTI, qform that is no rotation": nifti(broken_qform, note="its qform is no rotation"),
     "NIfTI, pixdim unlike sform": nifti(other_pixdim, note="its pixdim says 1 x 1 x 1"),
     "NIfTI in meters": in_units("meter", 1e-3),
     "NIfTI in micrometers": in_units("micron", 1e3),
@@ -429,6 +436,10 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
     "DICOM, two enhanced series": (two_enhanced, "found 2 DICOM series|too many values"),
     "DICOM, a Modality LUT": (lut, "found a Modality LUT"),
     "NIfTI, flat": (saved("a.nii", flat_nifti), "axes lie in one plane"),
+    "NIfTI, an unknown unit": (
+        nifti(lambda header: header.__setitem__("xyzt_units", 4)),
+        "found the unit 4 of lengths; wanted",
+    ),
     "NIfTI, colors": (saved("a.nii", colored_nifti), "found values of type"),
     "NIfTI, complex": (
         saved("a.nii", lambda path: nib.save(nib.Nifti1Image(ARRAY.astype(np.complex64), AXIAL), path)),

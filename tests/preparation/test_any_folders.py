@@ -8,6 +8,7 @@ import unicodedata
 from pathlib import Path
 
 import h5py
+import nibabel as nib
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -18,8 +19,10 @@ from dacal_med.data.datalist import load_datalist
 from dacal_med.data.split import hold_out
 from dacal_med.io.errors import InputError
 from dacal_med.preparation import Request, find_recipe, prepare
+from dacal_med.preparation.cases import Volume
 from dacal_med.preparation.formats import find_images
 from dacal_med.preparation.sets.any_folders import parse_table
+from dacal_med.preparation.writing import _write
 from tests.preparation.builders import SHAPE, affine_of, checked, holding, made, names, noise, save, values_of
 from tests.preparation.test_btcv_chaos import slice_file
 
@@ -344,6 +347,20 @@ def test_images_of_other_shapes_are_refused(tmp_path: Path):
         file["main"] = np.zeros((2, 3, 4, 5))
     with pytest.raises(InputError, match=r"many\.h5: found main of shape \(2, 3, 4, 5\) and type float64"):
         find(tmp_path)
+
+
+@pytest.mark.parametrize(("kind", "written"), [("f2", np.float32), ("?", np.uint8), ("i8", np.int32)])
+def test_values_that_nifti_does_not_hold_are_kept(tmp_path: Path, kind: str, written: type):
+    array = np.arange(24).reshape(2, 3, 4).astype(kind)
+    path = _write(Volume(array, np.eye(4)), tmp_path / "a")
+    np.testing.assert_array_equal(np.asarray(nib.load(path).dataobj), array)
+    assert nib.load(path).get_data_dtype() == written
+
+
+def test_values_beyond_32_bits_are_refused(tmp_path: Path):
+    with pytest.raises(InputError, match=r"found values from 0 to 79100000000; wanted 32 bits"):
+        _write(Volume(np.array([[[0, 79_100_000_000]]]), np.eye(4)), tmp_path / "a")
+    assert not list(tmp_path.iterdir())
 
 
 def test_voxel_sizes_that_are_none_are_refused(tmp_path: Path):
